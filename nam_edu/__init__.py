@@ -1,0 +1,12 @@
+"""nam_edu: normalization-based attention (NAM), built, trained and judged in PaddlePaddle.
+
+`import nam_edu` alone is light: Paddle loads with the first submodule that needs it.
+"""
+__version__ = "0.1.0"
+
+
+def setup(seed=0):
+    """Prepare this process; see `nam_edu.backend.setup`. Call it before Paddle is imported."""
+    from .backend import setup
+
+    return setup(seed)

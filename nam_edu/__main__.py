@@ -1,0 +1,224 @@
+"""The command line: python -m nam_edu train | evaluate | gamma | data | doctor."""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+from . import __version__
+
+RECIPE_HELP = {
+    "depth": "18, 34, 50, 101 or 152 layers",
+    "width": "channels of the first stage",
+    "stem": "'imagenet' (7x7, stride 2, max-pool) or 'cifar' (3x3)",
+    "attention": "none, half, nam, nam-detached, nam-spatial, se, cbam, eca or simam",
+    "epochs": "passes over the training images",
+    "batch_size": "images per step",
+    "learning_rate": "the rate at its highest",
+    "schedule": "'constant', 'cosine' or 'multistep', by epoch, after the warm-up",
+    "milestones": "epochs at which 'multistep' multiplies the rate by --decay",
+    "decay": "factor of 'multistep'",
+    "warmup_steps": "batches in which the rate grows from 0",
+    "momentum": "of the optimizer",
+    "nesterov": "Nesterov's momentum",
+    "weight_decay": "L2 penalty on all parameters",
+    "penalty": "p of equation (4): weight of sum |gamma| + sum |lambda|",
+    "crop_padding": "pixels of border for the random crop; 0 switches it off",
+    "flip": "mirror images at random",
+    "brightness": "change by up to this share",
+    "contrast": "change by up to this share",
+    "rotation": "turn by up to so many degrees",
+    "mean": "three numbers, of pixels scaled to 0-1; default: the training images'",
+    "std": "three numbers, likewise",
+    "train_images": "train on so many images only; 0 is all",
+    "validation": "images cut from the training set to choose the best epoch",
+    "seed": "of weights, order and augmentation",
+}
+
+
+def parser():
+    main = argparse.ArgumentParser(
+        prog="python -m nam_edu", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Normalization-based attention (NAM) in PaddlePaddle: train, evaluate, look.",
+        epilog="first steps:\n"
+               "  python -m nam_edu doctor                      is everything in order?\n"
+               "  python -m nam_edu train --recipe quick --out runs/first\n"
+               "  python -m nam_edu evaluate runs/first")
+    main.add_argument("--version", action="version", version=f"nam_edu {__version__}")
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser(
+        "train", help="train a network",
+        description="Train a network by a recipe. Every field of the recipe can be changed by an "
+                    "option; what is not given stays as the recipe has it.")
+    train.add_argument("--recipe", default=None, metavar="NAME",
+                       help="quick (2 minutes on two cores; the default), ci (seconds), tutorial "
+                            "(the original's settings) or official (the authors' script)")
+    train.add_argument("--data", metavar="DATA",
+                       help="shapes100, cifar100 or the path of an archive; default: the recipe's")
+    train.add_argument("--out", default="runs/first", metavar="FOLDER",
+                       help="where the run is kept (default: runs/first)")
+    train.add_argument("--resume", action="store_true",
+                       help="continue the run in --out; start it where there is none")
+    train.add_argument("--overwrite", action="store_true", help="replace the run in --out")
+    fields = train.add_argument_group("fields of the recipe")
+    for name, text in RECIPE_HELP.items():
+        option = f"--{name.replace('_', '-')}"
+        if name in ("nesterov", "flip"):
+            fields.add_argument(option, action=argparse.BooleanOptionalAction, default=None,
+                                help=text)
+        elif name in ("mean", "std"):
+            fields.add_argument(option, type=float, nargs=3, metavar="X", help=text)
+        elif name == "milestones":
+            fields.add_argument(option, type=int, nargs="*", metavar="EPOCH", help=text)
+        else:
+            kind = {"stem": str, "attention": str, "schedule": str}.get(
+                name, float if name in FLOATS else int)
+            fields.add_argument(option, type=kind, metavar=kind.__name__.upper(), help=text)
+
+    evaluate = commands.add_parser(
+        "evaluate", help="top-1 and top-5 of a run on the test images",
+        description="Evaluate a run, or a weights file, on the test images of its data.")
+    evaluate.add_argument("run", nargs="?", metavar="FOLDER", help="folder of a run")
+    evaluate.add_argument("--data", metavar="DATA", help="other data than the run was trained on")
+    evaluate.add_argument("--best", action="store_true",
+                          help="the epoch that was best on the validation split, not the last")
+    evaluate.add_argument("--weights", metavar="FILE",
+                          help="a weights file of the original tutorial's ResNet-50-NAM, or an "
+                               ".npz that carries its recipe, in place of a run")
+    evaluate.add_argument("--json", action="store_true", help="print JSON and nothing else")
+
+    gamma = commands.add_parser(
+        "gamma", help="the gamma of every NAM layer of a run",
+        description="Print how the gamma of every NAM layer moved in training.")
+    gamma.add_argument("run", metavar="FOLDER", help="folder of a run")
+
+    data = commands.add_parser(
+        "data", help="find, download or draw the images",
+        description="Show which images are found, download CIFAR-100 (169 MB), or draw the "
+                    "generated stand-in Shapes-100.")
+    data.add_argument("action", nargs="?", default="info",
+                      choices=("info", "download", "make-shapes100"))
+    data.add_argument("--out", metavar="PATH",
+                      help="folder for the download, or file for Shapes-100")
+    data.add_argument("--seed", type=int, default=0, help="of Shapes-100 (default: 0)")
+
+    commands.add_parser("doctor", help="say what is installed, what is wrong and how to mend it")
+    return main
+
+
+FLOATS = ("learning_rate", "decay", "momentum", "weight_decay", "penalty", "brightness",
+          "contrast", "rotation")
+
+
+def command_train(args):
+    from . import setup
+
+    changes = {name: getattr(args, name) for name in RECIPE_HELP
+               if getattr(args, name) is not None}
+    setup(args.seed or 0)
+    from . import training
+
+    if args.resume and args.recipe is None and (Path(args.out) / "run.json").exists():
+        recipe = training.change(training.saved_recipe(args.out), **changes)
+        data = args.data or recipe.data
+    else:
+        recipe = training.recipe(args.recipe or "quick", **changes)
+        data = args.data
+    run = training.fit(recipe, data, args.out, resume=args.resume, overwrite=args.overwrite)
+    print(f"evaluate it:   python -m nam_edu evaluate {run.folder}\n"
+          f"see its curves: visualdl --host 127.0.0.1 --logdir {run.folder / 'visualdl'}")
+
+
+def command_evaluate(args):
+    if (args.run is None) == (args.weights is None):
+        raise ValueError("give the folder of a run, or --weights FILE")
+    _quiet_setup()
+    from .evaluation import evaluate
+    from .training import load_data, load_network, open_run
+
+    if args.weights:
+        network, recipe = load_network(args.weights)
+    else:
+        run = open_run(args.run)
+        network, recipe = (run.best if args.best else run.network), run.recipe
+    data = args.data or recipe.data
+    result = evaluate(network, load_data(data).test)
+    if args.json:
+        print(json.dumps({**result.as_dict(), "data": data, "weights": args.weights or args.run,
+                          "recipe": dataclasses.asdict(recipe)}))
+    else:
+        print(f"{args.weights or args.run}: ResNet-{recipe.depth}, attention {recipe.attention}, "
+              f"on the test images of {data}")
+        print(result)
+
+
+def command_gamma(args):
+    _quiet_setup()
+    from .evaluation import gamma_table
+    from .training import open_run
+
+    run = open_run(args.run)
+    if not run.gamma_history:
+        raise ValueError(f"the network of {args.run} has no NAM layer (attention "
+                         f"{run.recipe.attention})")
+    print(f"{args.run}: ResNet-{run.recipe.depth}, attention {run.recipe.attention}, "
+          f"{len(run.log)} epochs on {run.recipe.data}")
+    print(gamma_table(run.gamma_history))
+
+
+def command_data(args):
+    from .data import HOW_TO_GET, download_cifar100, known_places, locate_cifar100
+
+    if args.action == "download":
+        print(f"CIFAR-100 is in {download_cifar100(args.out)}")
+    elif args.action == "make-shapes100":
+        from .shapes100 import make_shapes100
+
+        print(f"Shapes-100 is in {make_shapes100(args.out or 'shapes100.tar.gz', seed=args.seed)}")
+    else:
+        found = locate_cifar100()
+        for place, path in known_places():
+            print(f"{'found' if path.exists() else '-':<6} {place:<18} {path}")
+        print(f"CIFAR-100: {found}" if found else HOW_TO_GET)
+
+
+def command_doctor(args):
+    from .doctor import examine
+
+    return examine()
+
+
+def _quiet_setup():
+    """Prepare the process without the line that `setup` prints."""
+    import contextlib
+    import io
+
+    from . import setup
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        setup()
+
+
+def main(arguments=None):
+    """Run a command; return its exit code."""
+    args = parser().parse_args(arguments)
+    try:
+        return {"train": command_train, "evaluate": command_evaluate, "gamma": command_gamma,
+                "data": command_data, "doctor": command_doctor}[args.command](args) or 0
+    except (ValueError, OSError) as error:
+        # The package's own errors are ValueErrors that speak to a person.
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name != "paddle":
+            raise
+        print("error: PaddlePaddle is not installed: pip install -r requirements.txt (without a "
+              "GPU) or pip install -r requirements-gpu.txt", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""Normalization-based attention: equations (2), (3) and (4) of Liu et al., arXiv 2111.12419.
+
+    channel   Mc(F) = sigmoid(W_gamma  * BN(F))      W_i = |gamma_i|  / sum_j |gamma_j|
+    spatial   Ms(F) = sigmoid(W_lambda * BN_s(F))    W_i = |lambda_i| / sum_j |lambda_j|
+    loss      L = cross-entropy + p * (sum |gamma| + sum |lambda|)
+
+The printed equations stop at the gate M; as in the authors' code, the layers return M(F) * F.
+"""
+from __future__ import annotations
+
+from typing import Iterator
+
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+
+
+def gamma_weights(gamma):
+    """The share of each scale factor in the sum of their magnitudes: |gamma_i| / sum_j |gamma_j|.
+
+    (C,) -> (C,), non-negative, sums to 1. Where every gamma is zero each weight is 1/C.
+    Source: the W of equations (2) and (3).
+    """
+    magnitude = gamma.abs()
+    # Where all are zero, ones take their place before the division: 0/0 would send NaN into the
+    # gradient. The test is ">", since Paddle's "==" takes 1e-9 for 0.
+    some = paddle.where(magnitude.sum() > 0, magnitude, paddle.ones_like(magnitude))
+    return some / some.sum()
+
+
+class FoldedBatchNorm(nn.BatchNorm2D):
+    """A batch norm that returns W * BN(x), the logits of the NAM gate, in one call.
+
+    W * (gamma * x_hat + beta) = (W * gamma) * x_hat + (W * beta), so W is multiplied into the scale
+    and the shift. Parameters, running statistics and their names are those of `BatchNorm2D`.
+    """
+
+    def __init__(self, features, *, detach_weights=False, data_format="NCHW"):
+        super().__init__(features, data_format=data_format)
+        self.detach_weights = detach_weights
+
+    def weights(self):
+        """W, (C,): `gamma_weights` of this layer's gamma, a constant to autograd if detached."""
+        w = gamma_weights(self.weight)
+        return w.detach() if self.detach_weights else w
+
+    def forward(self, x):
+        w = self.weights()
+        return F.batch_norm(
+            x, self._mean, self._variance, weight=w * self.weight, bias=w * self.bias,
+            training=self.training, momentum=self._momentum, epsilon=self._epsilon,
+            data_format=self._data_format)
+
+
+def _refuse_replaced(bn, layer):
+    # paddle.nn.SyncBatchNorm.convert_sync_batchnorm swaps every batch norm for a plain one, which
+    # would silently drop W from the gate.
+    if not isinstance(bn, FoldedBatchNorm):
+        raise TypeError(
+            f"the batch norm of this {layer} was replaced by {type(bn).__name__}, which does not "
+            "apply the weights W; keep NAM's own batch norms out of convert_sync_batchnorm")
+
+
+class ChannelNAM(nn.Layer):
+    """Channel attention from a batch norm's own scale factors, equation (2).
+
+    Shape: (N, C, H, W) -> (N, C, H, W), for any H and W.
+
+    Args:
+        channels: C, at least 1.
+        detach_weights: treat W as a constant in the backward pass, as the authors' released code
+            does; by default the gradient flows through W.
+
+    `.bn` is the BatchNorm2D that holds gamma (`.bn.weight`), beta (`.bn.bias`) and the running
+    statistics; calling it gives the logits W * BN(x).
+    """
+
+    def __init__(self, channels, *, detach_weights=False):
+        super().__init__()
+        self.bn = FoldedBatchNorm(channels, detach_weights=detach_weights)
+
+    def gate(self, x):
+        """The gate Mc(x), between 0 and 1, (N, C, H, W) -> (N, C, H, W)."""
+        _refuse_replaced(self.bn, "ChannelNAM")
+        return F.sigmoid(self.bn(x))
+
+    def forward(self, x):
+        return self.gate(x) * x
+
+
+class SpatialNAM(nn.Layer):
+    """Pixel normalization: NAM with one scale factor lambda per pixel, equation (3).
+
+    Shape: (N, C, H, W) -> (N, C, H, W), with H and W as given when the layer is built; the
+    statistics of a pixel run over the batch and the channels.
+
+    Args:
+        size: (H, W) of the map, or one number for a square map.
+        detach_weights: as in `ChannelNAM`.
+
+    Raises:
+        ValueError: a map of another size (there is one lambda per pixel, so the size is fixed).
+    """
+
+    def __init__(self, size, *, detach_weights=False):
+        super().__init__()
+        height, width = (size, size) if isinstance(size, int) else size
+        self.size = (int(height), int(width))
+        # Pixels are the features; in channels-last order they lie on the last axis.
+        self.bn = FoldedBatchNorm(
+            self.size[0] * self.size[1], detach_weights=detach_weights, data_format="NHWC")
+
+    def gate(self, x):
+        """The gate Ms(x), between 0 and 1, (N, C, H, W) -> (N, C, H, W)."""
+        _refuse_replaced(self.bn, "SpatialNAM")
+        height, width = self.size
+        if tuple(x.shape[2:]) != self.size:
+            raise ValueError(
+                f"SpatialNAM was built for maps of {height}x{width} pixels but got "
+                f"{x.shape[2]}x{x.shape[3]}: it has one lambda per pixel; build the layer (or the "
+                "network: image_size=...) for the size that it will see")
+        pixels = x.reshape([-1, x.shape[1], 1, height * width])  # (N, C, H, W) -> (N, C, 1, H*W)
+        return F.sigmoid(self.bn(pixels)).reshape(x.shape)  # (N, C, 1, H*W) -> (N, C, H, W)
+
+    def forward(self, x):
+        return self.gate(x) * x
+
+
+class NAM(nn.Layer):
+    """Channel attention, then spatial attention on its output when a map size is given.
+
+    Shape: (N, C, H, W) -> (N, C, H, W).
+
+    Args:
+        channels: C.
+        size: (H, W) of the map to add spatial attention; None for channel attention alone, as in
+            the authors' released code and the AI Studio port.
+        detach_weights: as in `ChannelNAM`.
+    """
+
+    def __init__(self, channels, size=None, *, detach_weights=False):
+        super().__init__()
+        self.channel = ChannelNAM(channels, detach_weights=detach_weights)
+        self.spatial = None if size is None else SpatialNAM(size, detach_weights=detach_weights)
+
+    def forward(self, x):
+        x = self.channel(x)
+        return x if self.spatial is None else self.spatial(x)
+
+
+def nam_layers(network) -> Iterator[tuple[str, nn.Layer]]:
+    """Every ChannelNAM and SpatialNAM of a network with its name, in the order of the network.
+
+    Looks through wrappers such as `paddle.DataParallel`, whose `_layers.` is left out of the name.
+    """
+    for name, layer in network.named_sublayers(include_self=True):
+        if isinstance(layer, (ChannelNAM, SpatialNAM)):
+            yield name[len("_layers."):] if name.startswith("_layers.") else name, layer
+
+
+def sparsity_penalty(network):
+    """sum |gamma| + sum |lambda| over the NAM layers of a network: equation (4) without its p.
+
+    Only NAM's own batch norms count, not those of the backbone. Returns a scalar tensor through
+    which the gradient flows; zero for a network without NAM.
+    """
+    factors = [layer.bn.weight for _, layer in nam_layers(network)]
+    if not factors:
+        return paddle.zeros([])
+    return paddle.concat(factors).abs().sum()

@@ -1,0 +1,138 @@
+"""The command line as a user meets it: exit codes, one clear sentence, no traceback."""
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from nam_edu.__main__ import RECIPE_HELP, main
+from nam_edu.checkpoint import save_weights
+from nam_edu.data import write_archive
+from nam_edu.resnet import resnet18
+from nam_edu.training import Recipe
+
+TINY = ["--recipe", "ci", "--width", "4", "--batch-size", "64", "--train-images", "128",
+        "--validation", "64", "--epochs", "1"]
+
+
+@pytest.fixture
+def data(archive, tmp_path):
+    return str(write_archive(tmp_path / "data.tar.gz", archive))
+
+
+def test_train_evaluate_gamma(data, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", *TINY, "--data", data, "--seed", "3", "--penalty", "1e-4",
+                 "--no-flip", "--out", out]) == 0
+    printed = capsys.readouterr().out
+    assert "epoch 1/1: loss" in printed and "validation top-1" in printed
+
+    assert main(["evaluate", out, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert 0 <= result["top1"] <= result["top5"] <= 100 and result["images"] == 200
+    assert result["recipe"]["penalty"] == 1e-4 and result["recipe"]["flip"] is False
+    assert main(["evaluate", out, "--best", "--data", data]) == 0
+    assert "95 % interval" in capsys.readouterr().out
+
+    assert main(["gamma", out]) == 0
+    assert "layer4.1.attention.channel" in capsys.readouterr().out
+
+    assert main(["train", *TINY, "--data", data, "--out", out]) == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert main(["train", "--resume", "--out", out]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert main(["train", "--resume", "--out", out, "--seed", "4"]) == 1
+    assert "seed (3 there, 4 asked for)" in capsys.readouterr().err
+
+
+def test_every_field_of_a_recipe_has_an_option():
+    assert set(RECIPE_HELP) | {"name", "data"} == set(Recipe.__dataclass_fields__)
+
+
+def one_sentence(arguments, capsys):
+    """The exit code and the error of a command, which must be one line without a traceback."""
+    code = main(arguments)
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    return code, error
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["train", "--data", "nowhere.tar.gz"], "there is no file nowhere.tar.gz"),
+    (["train", "--recipe", "quik"], "unknown recipe 'quik': choose one of"),
+    (["train", "--attention", "senet"], "unknown attention 'senet': choose one of none, half"),
+    (["train", "--depth", "20"], "unknown depth 20"),
+    (["train", "--stem", "vgg"], "unknown stem 'vgg'"),
+    (["train", "--epochs", "0"], "epochs must be a whole number"),
+    (["evaluate", "nowhere"], "there is no run in nowhere"),
+    (["evaluate"], "give the folder of a run"),
+    (["evaluate", "--weights", "nowhere.npz"], "there is no weights file nowhere.npz"),
+    (["gamma", "nowhere"], "there is no run in nowhere"),
+])
+def test_wrong_arguments(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, error = one_sentence(arguments, capsys)
+    assert code == 1 and message in error
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_batch_above_the_data_set(data, tmp_path, capsys):
+    code, error = one_sentence(["train", *TINY, "--data", data, "--batch-size", "4096", "--out",
+                                str(tmp_path / "run")], capsys)
+    assert code == 1 and "a batch of 4096 images is more than" in error
+
+
+def test_a_file_for_a_folder(data, tmp_path, capsys):
+    code, error = one_sentence(["train", *TINY, "--data", data, "--out", data], capsys)
+    assert code == 1 and "is a file" in error
+
+
+def test_weights_of_another_architecture(data, tmp_path, capsys):
+    save_weights(resnet18(width=4), tmp_path / "small.npz")
+    code, error = one_sentence(["evaluate", "--weights", str(tmp_path / "small.npz"), "--data",
+                                data], capsys)
+    assert code == 1 and "belongs to another network" in error and "conv1.weight" in error
+
+
+def test_weights_that_carry_their_recipe(data, tmp_path, capsys):
+    recipe = {"name": "mine", "data": data, "width": 4, "mean": [0.5, 0.5, 0.5],
+              "std": [0.25, 0.25, 0.25]}
+    save_weights(resnet18(width=4), tmp_path / "small.npz", {"recipe": recipe})
+    assert main(["evaluate", "--weights", str(tmp_path / "small.npz"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recipe"]["mean"] == [0.5, 0.5, 0.5]
+
+
+def test_a_network_without_nam_has_no_gamma(data, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    assert main(["train", *TINY, "--data", data, "--attention", "none", "--out", out]) == 0
+    code, error = one_sentence(["gamma", out], capsys)
+    assert code == 1 and "has no NAM layer" in error
+
+
+def test_data(tmp_path, capsys):
+    assert main(["data", "make-shapes100", "--out", str(tmp_path / "s.tar.gz")]) == 0
+    assert (tmp_path / "s.tar.gz").exists()
+    assert main(["data"]) == 0
+    assert "Paddle's cache" in capsys.readouterr().out
+
+
+def test_help_and_wrong_commands_in_a_process_of_their_own():
+    def call(*arguments):
+        return subprocess.run([sys.executable, "-m", "nam_edu", *arguments], capture_output=True,
+                              text=True)
+
+    assert "first steps" in call("--help").stdout
+    assert "equation (4)" in call("train", "--help").stdout
+    wrong = call("trian")
+    assert wrong.returncode == 2 and "invalid choice" in wrong.stderr
+
+
+def test_shapes_of_the_confusion(data, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    main(["train", *TINY, "--data", data, "--out", out])
+    capsys.readouterr()
+    main(["evaluate", out, "--json"])
+    confusion = json.loads(capsys.readouterr().out)["confusion"]
+    assert np.shape(confusion["counts"]) == (20, 20) and len(confusion["superclasses"]) == 20

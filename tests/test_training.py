@@ -1,0 +1,356 @@
+"""Recipes, the learning rate, and runs: what they keep, what they refuse, how they go on."""
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import paddle
+import pytest
+
+from nam_edu import checkpoint
+from nam_edu.attention import nam_layers
+from nam_edu.augmentation import Augmentation
+from nam_edu.data import Archive, ArchiveError, write_archive
+from nam_edu.training import (RECIPES, Batches, CrossEntropyWithPenalty, Recipe, TrainingError,
+                              build_network, fit, learning_rate, open_run, recipe)
+
+TINY = recipe("ci", width=4, epochs=2, batch_size=64, train_images=256, validation=64)
+
+
+# ----------------------------------------------------------------------------------- recipes
+
+def test_recipes_are_frozen_printable_and_changed_by_copy():
+    quick = recipe("quick")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        quick.epochs = 3
+    assert recipe("quick", epochs=3, attention="se").attention == "se"
+    assert quick == RECIPES["quick"] and "learning_rate" in str(quick)
+    # What JSON makes of a recipe is a recipe again.
+    assert Recipe(**json.loads(json.dumps(dataclasses.asdict(RECIPES["official"])))) \
+        == RECIPES["official"]
+
+
+def test_the_settings_of_the_original_tutorial():
+    r = RECIPES["tutorial"]
+    assert (r.depth, r.stem, r.attention, r.data) == (50, "imagenet", "nam", "cifar100")
+    assert (r.epochs, r.batch_size, r.learning_rate, r.warmup_steps) == (300, 128, 0.001, 2000)
+    assert (r.momentum, r.nesterov, r.weight_decay, r.schedule) == (0.9, False, 5e-4, "cosine")
+    assert (r.crop_padding, r.brightness, r.contrast, r.flip, r.rotation) == (4, .1, .1, True, 15)
+    assert r.std == (0.1942, 0.1918, 0.1958) and r.validation == 0
+
+
+def test_the_settings_of_the_authors_script():
+    r = RECIPES["official"]
+    assert (r.depth, r.stem, r.attention) == (50, "cifar", "nam-detached")
+    assert (r.epochs, r.batch_size, r.learning_rate, r.warmup_steps) == (200, 128, 0.1, 0)
+    assert (r.schedule, r.milestones, r.decay) == ("multistep", (60, 120, 160), 0.2)
+    assert (r.momentum, r.nesterov, r.weight_decay, r.penalty) == (0.9, False, 5e-4, 0)
+    assert (r.crop_padding, r.brightness, r.contrast, r.flip, r.rotation) == (4, 0, 0, True, 0)
+    assert r.validation == 0
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"attention": "senet"}, "unknown attention 'senet': choose one of none, half, nam"),
+    ({"depth": 20}, "unknown depth 20: choose one of 18, 34"),
+    ({"stem": "vgg"}, "unknown stem 'vgg': choose one of imagenet, cifar"),
+    ({"schedule": "linear"}, "unknown schedule"),
+    ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
+    ({"learning_rate": float("nan")}, "learning_rate must be a number"),
+    ({"batch_size": 2.5}, "batch_size must be a whole number"),
+    ({"std": (0.2, 0.2, 0)}, "std must be three numbers"),
+    ({"speed": 3}, "no field 'speed'"),
+])
+def test_wrong_recipes(changes, message):
+    with pytest.raises(TrainingError, match=message):
+        recipe("quick", **changes)
+
+
+def test_an_unknown_recipe():
+    with pytest.raises(TrainingError, match="unknown recipe 'quik': choose one of tutorial, "):
+        recipe("quik")
+
+
+# ------------------------------------------------------------------------------ learning rate
+
+def paddles_rates(epochs, steps, warmup, rate, t_max):
+    """The rates of the original tutorial: Paddle's own schedulers, stepped by batch during the
+    warm-up and by epoch afterwards, as its callback does."""
+    scheduler = paddle.optimizer.lr.LinearWarmup(
+        paddle.optimizer.lr.CosineAnnealingDecay(rate, t_max), warmup, 0.0, rate)
+    warm = True
+    for _ in range(epochs):
+        for _ in range(steps):
+            yield scheduler()
+            if warm:
+                scheduler.step()
+            warm = warm and scheduler.last_epoch < warmup
+        if not warm:
+            scheduler.step()
+
+
+@pytest.mark.parametrize("steps, warmup", [(39, 200), (10, 30), (7, 5), (12, 500)])
+def test_the_rate_is_the_original_tutorials(steps, warmup):
+    """Also where a run is shorter than its warm-up (the last case)."""
+    r = recipe("tutorial", epochs=30, warmup_steps=warmup)
+    expected = list(paddles_rates(30, steps, warmup, r.learning_rate, 30))
+    actual = [learning_rate(r, step, steps) for step in range(30 * steps)]
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
+    if warmup > 30 * steps:
+        assert max(actual) < r.learning_rate and np.diff(actual).min() > 0
+
+
+def test_the_rate_of_the_authors_script():
+    scheduler = paddle.optimizer.lr.MultiStepDecay(0.1, [60, 120, 160], 0.2)
+    r = RECIPES["official"]
+    for epoch in range(200):
+        for step in (0, 390):
+            assert learning_rate(r, 391 * epoch + step, 391) == pytest.approx(scheduler())
+        scheduler.step()
+
+
+# ------------------------------------------------------------------------- batches and loss
+
+def test_batches_depend_on_seed_epoch_and_step_alone(archive):
+    def make(seed=0, epoch=0):
+        batches = Batches(archive.train, 128, ((0, 0, 0), (1, 1, 1)), Augmentation(4, flip=True),
+                          seed)
+        batches.epoch = epoch
+        return list(batches)
+
+    first = make()
+    assert [len(labels) for _, labels in first] == [128, 128, 64]
+    for (a, la), (b, lb) in zip(first, make()):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(la, lb)
+    assert (first[0][1] != make(epoch=1)[0][1]).any() and (first[0][1] != make(seed=1)[0][1]).any()
+    # Every image once.
+    counts = np.bincount(np.concatenate([labels[:, 0] for _, labels in first]), minlength=100)
+    np.testing.assert_array_equal(counts, np.bincount(archive.train.fine, minlength=100))
+
+
+def test_the_loss_is_cross_entropy_plus_the_penalty():
+    network = build_network(TINY)
+    logits, labels = np.random.default_rng(0).normal(size=(6, 100)), np.arange(6)
+    terms = CrossEntropyWithPenalty(network, 0.01)(paddle.to_tensor(logits, "float32"),
+                                                   paddle.to_tensor(labels[:, None]))
+    softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert float(terms[0]) == pytest.approx(-np.log(softmax[np.arange(6), labels]).mean(), 1e-5)
+    gammas = sum(layer.bn.weight.shape[0] for _, layer in nam_layers(network))
+    assert float(terms[1]) == pytest.approx(0.01 * gammas, 1e-5)  # every gamma starts at 1
+
+
+# ------------------------------------------------------------------------------------- runs
+
+@pytest.fixture(scope="module")
+def small_archive(tmp_path_factory):
+    from conftest import random_split
+
+    train, test = random_split(320, 0), random_split(100, 1)
+    return Archive(train, test, train.fine_names, train.coarse_names)
+
+
+@pytest.fixture(scope="module")
+def run(small_archive, tmp_path_factory):
+    """A run of two epochs with equation (4)."""
+    r = dataclasses.replace(TINY, penalty=1e-3, attention="nam-spatial")
+    return fit(r, small_archive, tmp_path_factory.mktemp("runs") / "a", progress=False)
+
+
+def weights(network):
+    return {name: value.numpy().copy() for name, value in network.state_dict().items()}
+
+
+def assert_same_run(a, b):
+    for name, value in weights(a.network).items():
+        np.testing.assert_array_equal(value, weights(b.network)[name], err_msg=name)
+    for name, value in weights(a.best).items():
+        np.testing.assert_array_equal(value, weights(b.best)[name], err_msg=name)
+    for name, rows in a.gamma_history.items():
+        np.testing.assert_array_equal(rows, b.gamma_history[name])
+    assert [{**row, "seconds": 0} for row in a.log] == [{**row, "seconds": 0} for row in b.log]
+    one, _ = checkpoint.read_arrays(a.folder / "last.npz")
+    other, _ = checkpoint.read_arrays(b.folder / "last.npz")
+    assert one.keys() == other.keys() and any(name.startswith("optimizer/") for name in one)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_what_a_run_leaves_behind(run, small_archive):
+    assert {"run.json", "log.csv", "gamma.npz", "last.npz", "previous.npz", "best.npz",
+            "visualdl"} <= set(os.listdir(run.folder))
+    rows = list(csv.DictReader(open(run.folder / "log.csv")))
+    assert [row["epoch"] for row in rows] == ["1", "2"] and len(run.log) == 2
+    for row, saved in zip(rows, run.log):
+        assert float(row["loss"]) == saved["loss"]
+        assert saved["loss"] == pytest.approx(saved["cross_entropy"] + saved["penalty"])
+        assert saved["penalty"] == pytest.approx(1e-3 * 2 * (16 + 1 + 4 * 15 + 64), rel=0.5)
+        assert saved["evaluated_on"] == "validation" and 0 <= saved["eval_top1"] <= 100
+    about = json.loads((run.folder / "run.json").read_text())
+    assert about["versions"]["paddle"] == paddle.__version__ and about["machine"]
+    assert about["data"]["train"] == 256 and about["data"]["validation"] == 64
+    assert Recipe(**about["recipe"]) == run.recipe and run.recipe.mean is not None
+    # gamma of every NAM layer: before training all ones, then once per epoch.
+    assert list(run.gamma_history) == [name for name, _ in nam_layers(run.network)]
+    for name, layer in nam_layers(run.network):
+        history = run.gamma_history[name]
+        assert history.shape == (3, layer.bn.weight.shape[0]) and (history[0] == 1).all()
+        np.testing.assert_array_equal(history[-1], layer.bn.weight.numpy())
+        np.testing.assert_array_equal(history, np.load(run.folder / "gamma.npz")[name])
+    # The best epoch was chosen on the validation split.
+    best = max(run.log, key=lambda row: row["eval_top1"])["epoch"]
+    assert checkpoint.read_arrays(run.folder / "best.npz")[1]["epoch"] == best
+
+
+def test_what_visualdl_is_given(run):
+    from visualdl import LogReader
+
+    (path,) = (run.folder / "visualdl").iterdir()
+    reader = LogReader(file_path=str(path))
+    tags = reader.get_tags()
+    expected = {f"train/{name}" for name in ("loss", "cross_entropy", "penalty", "top1", "top5",
+                                             "learning_rate")}
+    assert expected | {"validation/top1"} <= set(tags["scalar"])
+    assert "gamma/layer1.0.attention.channel" in tags["histogram"]
+    losses = reader.get_data("scalar", "train/loss")
+    assert [record.id for record in losses] == list(range(8))  # 4 batches in each of 2 epochs
+    assert losses[-1].value == pytest.approx(
+        reader.get_data("scalar", "train/cross_entropy")[-1].value
+        + reader.get_data("scalar", "train/penalty")[-1].value, rel=1e-5)
+    rates = [record.value for record in reader.get_data("scalar", "train/learning_rate")]
+    np.testing.assert_allclose(rates, [learning_rate(run.recipe, s, 4) for s in range(8)], rtol=1e-6)
+    assert len(reader.get_data("histogram", "gamma/layer1.0.attention.channel")) == 3
+
+
+def test_the_same_seed_gives_the_same_run(run, small_archive, tmp_path):
+    paddle.seed(99)  # whatever was drawn before does not matter
+    build_network(TINY)
+    again = fit(dataclasses.replace(run.recipe, mean=None, std=None), small_archive,
+                tmp_path / "b", progress=False)
+    assert_same_run(run, again)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [1, 5, 7])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(run, small_archive, tmp_path, monkeypatch,
+                                                     stop_at):
+    """Stopped in mid-epoch before the first state was saved, after it, and near the end."""
+    from nam_edu import training
+
+    count = 0
+    normal = training.Recorder.on_train_batch_end
+
+    def stop(self, step, logs=None):
+        nonlocal count
+        normal(self, step, logs)
+        count += 1
+        if count == stop_at:
+            raise Stop
+
+    monkeypatch.setattr(training.Recorder, "on_train_batch_end", stop)
+    with pytest.raises(Stop):
+        fit(run.recipe, small_archive, tmp_path / "c", progress=False)
+    monkeypatch.undo()
+    resumed = fit(run.recipe, small_archive, tmp_path / "c", resume=True, progress=False)
+    assert_same_run(run, resumed)
+
+
+def test_a_damaged_newest_state_falls_back_to_the_one_before(run, small_archive, tmp_path, capsys):
+    first = fit(run.recipe, small_archive, tmp_path / "d", progress=False)
+    path = tmp_path / "d" / "last.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    again = fit(run.recipe, small_archive, tmp_path / "d", resume=True, progress=False)
+    assert "going back to the state before it" in capsys.readouterr().err
+    assert_same_run(first, again)
+
+
+def test_resume_on_a_finished_run_says_so(run, small_archive, capsys):
+    again = fit(run.recipe, small_archive, run.folder, resume=True)
+    assert "is finished: 2 of 2 epochs" in capsys.readouterr().out
+    assert_same_run(run, again)
+
+
+def test_another_run_is_not_destroyed(run, small_archive, tmp_path):
+    with pytest.raises(TrainingError, match="holds a run already"):
+        fit(run.recipe, small_archive, run.folder)
+    with pytest.raises(TrainingError, match=r"another recipe: attention \(nam-spatial there, se"):
+        fit(dataclasses.replace(run.recipe, attention="se"), small_archive, run.folder, resume=True)
+    from conftest import random_split
+
+    other = dataclasses.replace(small_archive, train=random_split(320, 7))
+    with pytest.raises(TrainingError, match="trained on other images"):
+        fit(run.recipe, other, run.folder, resume=True)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(TrainingError, match="not empty and holds no run"):
+        fit(run.recipe, small_archive, tmp_path, overwrite=True)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_overwrite(small_archive, tmp_path):
+    fit(dataclasses.replace(TINY, epochs=1), small_archive, tmp_path / "e", progress=False)
+    run = fit(dataclasses.replace(TINY, epochs=1, attention="none"), small_archive, tmp_path / "e",
+              overwrite=True, progress=False)
+    assert run.recipe.attention == "none" and run.gamma_history == {}
+    assert open_run(tmp_path / "e").recipe.attention == "none"
+
+
+def test_a_loss_that_becomes_nan_stops_the_run(small_archive, tmp_path):
+    r = dataclasses.replace(TINY, learning_rate=1e30, epochs=3)
+    with pytest.raises(TrainingError, match=r"the loss became (nan|inf) at step \d+ of epoch 1;"):
+        fit(r, small_archive, tmp_path / "f", progress=False)
+    with pytest.raises(TrainingError, match="has not saved an epoch yet"):
+        open_run(tmp_path / "f")
+
+
+def test_a_batch_larger_than_the_data(small_archive, tmp_path):
+    with pytest.raises(TrainingError, match="a batch of 512 images is more than the 256"):
+        fit(dataclasses.replace(TINY, batch_size=512), small_archive, tmp_path / "g")
+    assert not (tmp_path / "g").exists()
+
+
+def test_cifar100_asked_for_and_not_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.delenv("NAM_EDU_CIFAR100", raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArchiveError, match="data download.*--data PATH.*76994.*shapes100"):
+        fit(recipe("tutorial"), out=tmp_path / "h")
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(TrainingError, match="there is no run in"):
+        open_run(tmp_path)
+
+
+def test_killed_in_mid_epoch_and_resumed(small_archive, tmp_path):
+    """The command line, killed with SIGKILL, ends where an undisturbed run ends, bit for bit."""
+    data = write_archive(tmp_path / "data.tar.gz", small_archive)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NAM_EDU_CPU_TUNING": "0"}
+
+    def command(out):
+        return [sys.executable, "-m", "nam_edu", "train", "--recipe", "ci", "--width", "4",
+                "--batch-size", "32", "--train-images", "256", "--validation", "64", "--epochs",
+                "8", "--data", str(data), "--out", str(tmp_path / out), "--resume"]
+
+    subprocess.run(command("whole"), env=environment, check=True, capture_output=True)
+    process = subprocess.Popen(command("killed"), env=environment, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT)
+    state = tmp_path / "killed" / "previous.npz"
+    deadline = time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
+    process.communicate()
+    assert process.returncode != 0, "it ended before it could be killed"
+    second = subprocess.run(command("killed"), env=environment, check=True, capture_output=True,
+                            text=True)
+    assert "going on after epoch" in second.stdout
+    assert_same_run(open_run(tmp_path / "whole"), open_run(tmp_path / "killed"))
