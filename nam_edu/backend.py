@@ -35,8 +35,9 @@ def usable_cores():
             ("/sys/fs/cgroup/cpu.max", None),  # version 2: "quota period" or "max period"
             ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")):
         try:
-            text = Path(quota_file).read_text().split()
-            quota, period = text if period_file is None else (text[0], Path(period_file).read_text())
+            words = Path(quota_file).read_text().split()
+            quota = words[0]
+            period = Path(period_file).read_text() if period_file else words[1]
             if quota not in ("max", "-1"):
                 return max(1, min(cores, int(int(quota) / int(period))))
         except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""CIFAR-100 archives: find, download, verify, read, write; and the augmentation of whole batches."""
+"""CIFAR-100 archives: find, download, verify, read, write; statistics and normalisation."""
 from __future__ import annotations
 
 import gzip
@@ -255,7 +255,7 @@ def _build_archive(members):
                 or data.shape[1] != 3 * SIZE * SIZE):
             found = (f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray)
                      else type(data).__name__)
-            raise ArchiveError(f"{name!r}: 'data' should be uint8 of shape (N, 3072), found {found}")
+            raise ArchiveError(f"{name!r}: 'data' should be uint8 of shape (N, 3072), not {found}")
         fine = _labels(content, name, "fine_labels", 100)
         coarse = _labels(content, name, "coarse_labels", 20)
         if not len(data) == len(fine) == len(coarse):

@@ -111,8 +111,9 @@ def evaluate(network, split, batch_size=256):
         raise ValueError(f"the network has {logits.shape[1]} logits but the data has {classes} "
                          f"classes: build it with num_classes={classes}")
     if np.isnan(logits).any():
-        raise ValueError(f"the network gives NaN for image {int(np.isnan(logits).any(1).argmax())}: "
-                         "its weights are damaged or its training diverged")
+        image = int(np.isnan(logits).any(1).argmax())
+        raise ValueError(f"the network gives NaN for image {image}: its weights are damaged or its "
+                         "training diverged")
     n = len(split)
     ranking = np.argsort(-logits, axis=1, kind="stable")[:, :5]  # (N, classes) -> (N, 5)
     predicted = ranking[:, 0]

@@ -6,7 +6,6 @@ the addition, as in NAM's figure and the authors' code.
 """
 from __future__ import annotations
 
-import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
@@ -153,7 +152,7 @@ class ResNet(nn.Layer):
         if self.maxpool is not None:
             x = self.maxpool(x)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        x = x.mean([2, 3])  # (N, C, H, W) -> (N, C)
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)  # (N, C, H, W) -> (N, C)
         return self.fc(x)
 
 

@@ -30,7 +30,7 @@ def each(images, transform, *numbers):
 
 def test_crop(images):
     top, left = np.random.default_rng(0).integers(0, 9, (2, len(images)))
-    expected = each(images, lambda im, t, l: T.crop(T.pad(im, 4), t, l, 32, 32), top, left)
+    expected = each(images, lambda im, i, j: T.crop(T.pad(im, 4), i, j, 32, 32), top, left)
     np.testing.assert_array_equal(A.crop(images, 4, top, left), expected)
 
 

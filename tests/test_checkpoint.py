@@ -9,7 +9,8 @@ import paddle
 import pytest
 
 from nam_edu import checkpoint
-from nam_edu.checkpoint import CheckpointError, load_weights, read_arrays, save_weights, write_arrays
+from nam_edu.checkpoint import (CheckpointError, load_weights, read_arrays, save_weights,
+                                write_arrays)
 from nam_edu.resnet import resnet18
 
 
@@ -65,8 +66,8 @@ def test_a_checkpoint_of_the_original_tutorial(tmp_path):
 
 def test_half_precision_arrays_become_what_the_network_has(tmp_path):
     network = small()
-    write_arrays(tmp_path / "half.npz", {n: v.astype("float16") for n, v in values(network).items()},
-                 {})
+    halves = {name: value.astype("float16") for name, value in values(network).items()}
+    write_arrays(tmp_path / "half.npz", halves, {})
     other = small()
     load_weights(other, tmp_path / "half.npz")
     assert other.fc.weight.dtype == paddle.float32

@@ -111,7 +111,7 @@ def test_files_that_are_no_archive(tmp_path):
                                 ("text", b"hello world", "not a gzip file"),
                                 ("cut", good[:len(good) // 2], "truncated or damaged"),
                                 ("cut at the end", good[:-3], "truncated or damaged"),
-                                ("gzip of text", gzip.compress(b"hello" * 1000), "damaged|no train"),
+                                ("gzipped text", gzip.compress(b"hello" * 999), "damaged|no train"),
                                 ("flipped", good[:300] + bytes([good[300] ^ 255]) + good[301:],
                                  "truncated or damaged")):
         path = tmp_path / name

@@ -222,7 +222,11 @@ def test_what_visualdl_is_given(run):
         reader.get_data("scalar", "train/cross_entropy")[-1].value
         + reader.get_data("scalar", "train/penalty")[-1].value, rel=1e-5)
     rates = [record.value for record in reader.get_data("scalar", "train/learning_rate")]
-    np.testing.assert_allclose(rates, [learning_rate(run.recipe, s, 4) for s in range(8)], rtol=1e-6)
+    expected = [learning_rate(run.recipe, step, 4) for step in range(8)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    top1 = [record.value for record in reader.get_data("scalar", "train/top1")]
+    assert np.mean(top1[:4]) == pytest.approx(run.log[0]["top1"], abs=1e-4)
+    np.testing.assert_allclose(np.mod(np.array(top1) * 64 / 100 + 0.5, 1), 0.5, atol=1e-3)
     assert len(reader.get_data("histogram", "gamma/layer1.0.attention.channel")) == 3
 
 
