@@ -2,6 +2,10 @@
 
 `import nam_edu` alone is light: Paddle loads with the first submodule that needs it.
 """
+# Paddle 2.6 brings functions of the same names as zlib's. Where Python's zlib loads after it, the
+# first gzip file that is read ends the process (inflateReset2, segmentation fault).
+import zlib  # noqa: F401
+
 __version__ = "0.1.0"
 
 

@@ -1,6 +1,9 @@
 """What has to happen before Paddle loads, seeds, and one line that says where we are."""
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import io
 import os
 import platform
 import random
@@ -15,6 +18,9 @@ from .data import known_places, locate_cifar100
 
 PROFILES = ("ci", "quick", "full")
 
+# What tune_cpu() set in this process: {variable: value}; None before it was called.
+_tuned = None
+
 
 def profile():
     """The scale of the lessons: NAM_EDU_PROFILE, or "full" with a GPU and "quick" without."""
@@ -27,6 +33,8 @@ def profile():
         raise ValueError(f"NAM_EDU_PROFILE is {name!r}: choose one of {', '.join(PROFILES)}")
     return name
 
+
+# ------------------------------------------------------------------------------------ the CPU
 
 def usable_cores():
     """How many processor cores this process may use: affinity and a container's quota counted."""
@@ -45,6 +53,86 @@ def usable_cores():
     return cores or 1
 
 
+def processor():
+    """(vendor, instruction sets) of the processor: lower-case words, empty where unknown."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    fields = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    fields = {name.strip(): value.strip().lower() for name, value in fields.items()}
+    if fields:
+        return fields.get("vendor_id", ""), set(fields.get("flags", "").split())
+    if sys.platform == "win32":
+        present = ctypes.windll.kernel32.IsProcessorFeaturePresent
+        names = {40: "avx2", 41: "avx512f"}  # PF_AVX2_..., PF_AVX512F_INSTRUCTIONS_AVAILABLE
+        return platform.processor().lower(), {n for code, n in names.items() if present(code)}
+    return "", set()
+
+
+def blas_dispatch(vendor, instructions):
+    """The value of MKL_DEBUG_CPU_TYPE for a processor, or None where it is best left alone.
+
+    The MKL inside Paddle's packages sends AMD processors down its slowest path; the variable, which
+    is undocumented, says which path to take: 5 is AVX2, 7 is AVX-512.
+    """
+    if "amd" not in vendor or "avx2" not in instructions:
+        return None
+    skylake_x = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
+    return "7" if skylake_x <= instructions else "5"
+
+
+def tune_cpu():
+    """Set what makes Paddle fast on a CPU, before Paddle is imported; return {variable: value}.
+
+    As many threads as there are cores to use, and MKL's path for AMD processors. Sets nothing that
+    the user has set, and nothing at all under NAM_EDU_CPU_TUNING=0. Where Paddle was imported
+    first it is too late: that is said once.
+    """
+    global _tuned
+    if _tuned is not None:
+        return _tuned
+    _tuned = {}
+    if os.environ.get("NAM_EDU_CPU_TUNING") == "0":
+        return _tuned
+    cores, dispatch = usable_cores(), blas_dispatch(*processor())
+    wanted = {"OMP_NUM_THREADS": str(cores)}
+    if dispatch:
+        wanted["MKL_DEBUG_CPU_TYPE"] = dispatch
+    if "paddle" not in sys.modules:
+        for name, value in wanted.items():
+            if name not in os.environ:
+                os.environ[name] = _tuned[name] = value
+        return _tuned
+    import paddle
+
+    # Where it finds no OMP_NUM_THREADS, Paddle itself sets it to 1.
+    lost = [f"{name}={value}" for name, value in wanted.items()
+            if os.environ.get(name, "1") == "1" and value != "1"]
+    if lost and not paddle.device.get_device().startswith("gpu"):
+        print(f"Paddle was imported before nam_edu.setup(), too late for {' and '.join(lost)}: "
+              "it will be several times slower; restart Python (the kernel) and call "
+              "nam_edu.setup() first", file=sys.stderr)
+    return _tuned
+
+
+def import_paddle():
+    """Import Paddle without the lines that it prints about threads and compilers."""
+    for noise in ("No ccache found", "When training, we now always track global mean"):
+        warnings.filterwarnings("ignore", message=noise)
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            import paddle
+    finally:
+        for line in printed.getvalue().splitlines():
+            if "OMP_NUM_THREADS" not in line:
+                print(line, file=sys.stderr)
+    return paddle
+
+
+# --------------------------------------------------------------------------------------- setup
+
 def data_found():
     """In words: where CIFAR-100 was found, or that the generated stand-in is used."""
     path = locate_cifar100()
@@ -55,18 +143,20 @@ def data_found():
 
 
 def setup(seed=0):
-    """Prepare this process, seed Python, NumPy and Paddle, and print one line: versions, device,
-    threads, data, profile. Call it before Paddle is imported."""
-    for noise in ("No ccache found", "When training, we now always track global mean"):
-        warnings.filterwarnings("ignore", message=noise)
-    import paddle
+    """Prepare this process and print one line about it. Call it before Paddle is imported.
 
+    Tunes the CPU (see `tune_cpu`), seeds Python, NumPy and Paddle, and prints versions, device,
+    threads, what was set for the CPU, data, profile and seed.
+    """
+    tuned = tune_cpu()
+    paddle = import_paddle()
     random.seed(seed)
     np.random.seed(seed)
     paddle.seed(seed)
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
     print(" | ".join((
         f"nam_edu {__version__}", f"Paddle {paddle.__version__}",
         f"Python {platform.python_version()}", f"NumPy {np.__version__}",
-        f"{paddle.device.get_device()}, {os.environ.get('OMP_NUM_THREADS', '1')} threads",
-        f"data: {data_found()}", f"profile: {profile()}", f"seed {seed}")))
-    sys.stdout.flush()
+        f"{paddle.device.get_device()}, {threads} thread{'s' * (threads != '1')}",
+        f"set: {', '.join(f'{n}={v}' for n, v in tuned.items()) or 'nothing'}",
+        f"data: {data_found()}", f"profile: {profile()}", f"seed {seed}")), flush=True)

@@ -5,7 +5,7 @@ calls anything from the file: it steps through the instructions itself, and the 
 (`_KNOWN`, at the end) are handled by its own code.  It reads what ``paddle.save`` and NumPy write,
 and the Python-2 pickles that older data sets such as CIFAR come in.
 
-Limits: 2 million instructions; containers nested 100 deep; numbers of 255 bytes or 640 digits;
+Limits: a million instructions; containers nested 100 deep; numbers of 255 bytes or 640 digits;
 dictionary keys that are text, bytes, None or integers below 2**31; and an object at most 8 times as
 large as its file, where a part that occurs twice counts twice.  Sets, other classes, bytes after
 the end and files that are cut short are refused.
@@ -24,13 +24,13 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 
-_MAX_STEPS = 2_000_000
+_MAX_STEPS = 1_000_000
 _MAX_DEPTH = 100
 _MAX_NUMBER_BYTES = 255
 _MAX_NUMBER_DIGITS = 640
 _MAX_GROWTH = 8
 _MAX_EMPTY = 2**24  # a (2**40, 0) array needs no bytes, but ruins whoever walks its rows
-_DTYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU][1-9][0-9]{0,5}", re.ASCII)
+_DTYPE = re.compile(r"b1|[iu][1248]|f[248]|c8|c16|[SU][1-9][0-9]{0,5}")
 _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|.?)", re.DOTALL)
 _ESCAPED = {b"\\": b"\\", b"'": b"'", b'"': b'"', b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 

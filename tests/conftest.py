@@ -1,15 +1,16 @@
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-# Before Paddle loads: tests run on one thread per process unless told otherwise.
-warnings.filterwarnings("ignore", message="No ccache found")
-os.environ.setdefault("NAM_EDU_PROFILE", "ci")
+os.environ.setdefault("NAM_EDU_PROFILE", "ci")  # for the kernels of the notebooks as well
 
+from nam_edu.backend import import_paddle, tune_cpu  # noqa: E402
 from nam_edu.data import Archive, Split, locate_cifar100  # noqa: E402
+
+tune_cpu()
+import_paddle()
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -56,6 +56,86 @@ def test_profile(monkeypatch):
     assert backend.profile() == ("full" if has_gpu else "quick")
 
 
+LINUX = {"avx2", "avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
+
+
+@pytest.mark.parametrize("vendor, instructions, expected", [
+    ("authenticamd", {"sse2"}, None),
+    ("authenticamd", {"avx2", "fma"}, "5"),
+    ("authenticamd", LINUX | {"sse2"}, "7"),
+    ("authenticamd", LINUX - {"avx512vl"}, "5"),
+    ("amd64 family 25 model 33 stepping 0, authenticamd", {"avx2"}, "5"),  # Windows
+    ("genuineintel", LINUX, None),
+    ("", set(), None),
+])
+def test_the_blas_dispatch(vendor, instructions, expected):
+    assert backend.blas_dispatch(vendor, instructions) == expected
+
+
+SETUP = "import nam_edu; nam_edu.setup(); import os; print(os.environ.get('OMP_NUM_THREADS'))"
+
+
+def setup_in_a_new_process(code=SETUP, **environment):
+    """Standard output and error of a process without the variables that setup() may set."""
+    base = {k: v for k, v in os.environ.items()
+            if k not in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "NAM_EDU_CPU_TUNING")}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                            cwd=REPOSITORY, env={**base, **environment})
+    assert result.returncode == 0, result.stderr
+    return result.stdout, result.stderr
+
+
+def test_setup_tunes_the_cpu_and_says_so():
+    cores = str(backend.usable_cores())
+    out, err = setup_in_a_new_process()
+    assert f"set: OMP_NUM_THREADS={cores}" in out and out.splitlines()[-1] == cores
+    assert err == ""  # neither Paddle's noise nor ours
+
+
+def test_setup_overrides_nothing_that_the_user_set():
+    out, _ = setup_in_a_new_process(OMP_NUM_THREADS="3", MKL_DEBUG_CPU_TYPE="5")
+    assert "3 threads | set: nothing" in out and out.splitlines()[-1] == "3"
+
+
+def test_tuning_can_be_switched_off():
+    out, err = setup_in_a_new_process(NAM_EDU_CPU_TUNING="0")
+    assert "1 thread | set: nothing" in out and err == ""
+
+
+@pytest.mark.skipif(backend.usable_cores() == 1 and not backend.blas_dispatch(*backend.processor()),
+                    reason="nothing to tune on one core of this processor")
+def test_paddle_loaded_first_is_said_once():
+    _, err = setup_in_a_new_process("import nam_edu.attention, nam_edu; nam_edu.setup(); "
+                                    "nam_edu.setup()")
+    lines = [line for line in err.splitlines() if "too late" in line]
+    assert len(lines) == 1 and "restart Python" in lines[0]
+
+
+def test_results_with_and_without_tuning_agree():
+    """Losses of ten training steps, to 1e-5 relative."""
+    code = """
+import nam_edu; nam_edu.setup()
+import numpy as np, paddle
+from nam_edu.resnet import resnet18
+network = resnet18(width=16)
+optimizer = paddle.optimizer.Momentum(0.001, 0.9, parameters=network.parameters())
+rng = np.random.default_rng(0)
+x = paddle.to_tensor(rng.normal(size=(64, 3, 32, 32)).astype("float32"))
+y = paddle.to_tensor(rng.integers(0, 100, 64))
+for _ in range(10):
+    loss = paddle.nn.functional.cross_entropy(network(x), y)
+    loss.backward(); optimizer.step(); optimizer.clear_grad()
+    print("loss", float(loss))
+"""
+    def losses(**environment):
+        out, _ = setup_in_a_new_process(code, **environment)
+        return [float(line.split()[1]) for line in out.splitlines() if line.startswith("loss")]
+
+    tuned, plain = losses(), losses(NAM_EDU_CPU_TUNING="0")
+    assert len(tuned) == 10 and tuned[-1] < tuned[0]
+    np.testing.assert_allclose(tuned, plain, rtol=1e-5)
+
+
 def test_usable_cores():
     assert 1 <= backend.usable_cores() <= os.cpu_count()
 
