@@ -6,10 +6,11 @@ import platform
 import shutil
 import sys
 import tempfile
+import time
 from importlib import metadata
 from pathlib import Path
 
-from .backend import data_found, usable_cores
+from .backend import data_found, import_paddle, tune_cpu, usable_cores
 from .data import ArchiveError
 from .shapes100 import cache_folder
 
@@ -37,6 +38,17 @@ def writable(folder):
             return True
     except OSError:
         return False
+
+
+def matrix_product_rate(paddle, size=1024, seconds=0.5):
+    """The best rate seen of a float32 product of two square matrices, in GFLOP/s."""
+    a, b = paddle.rand([size, size]), paddle.rand([size, size])
+    best, stop = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < stop:
+        started = time.perf_counter()
+        paddle.matmul(a, b)[0, 0].item()  # a GPU works on its own until it is asked
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best / 1e9
 
 
 def problems(cpu, gpu, version, nvidia, cuda_build):
@@ -78,11 +90,14 @@ def examine():
 
     version, cuda_build = None, False
     try:
-        import paddle
-
+        tuned = tune_cpu()
+        paddle = import_paddle()
         version, cuda_build = paddle.__version__, paddle.is_compiled_with_cuda()
         print(f"{'paddle':<16} {version}, {'GPU' if cuda_build else 'CPU'} build, device "
               f"{paddle.device.get_device()}, {os.environ.get('OMP_NUM_THREADS', '1')} threads")
+        print(f"{'set for the CPU':<16} "
+              f"{', '.join(f'{n}={v}' for n, v in tuned.items()) or 'nothing'}")
+        print(f"{'matrix products':<16} {matrix_product_rate(paddle):.0f} GFLOP/s")
     except ImportError as error:
         print(f"{'paddle':<16} cannot be imported: {error}")
     wrong += problems(installed("paddlepaddle"), installed("paddlepaddle-gpu"), version,

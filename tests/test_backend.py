@@ -156,6 +156,13 @@ def test_the_doctor_on_a_sound_machine():
     assert not list(doctor.problems(None, "2.6.2", "2.6.2", True, True))
 
 
+def test_the_doctor_measures_matrix_products(capsys):
+    doctor.examine()
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.startswith("matrix products")]
+    assert 1 < float(line.split()[2]) < 1e6 and "set for the CPU" in out
+
+
 def test_the_doctor_says_where_it_cannot_write(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "writable", lambda folder: False)
     assert doctor.examine() == 1
