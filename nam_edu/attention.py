@@ -35,8 +35,8 @@ class FoldedBatchNorm(nn.BatchNorm2D):
     and the shift. Parameters, running statistics and their names are those of `BatchNorm2D`.
     """
 
-    def __init__(self, features, *, detach_weights=False, data_format="NCHW"):
-        super().__init__(features, data_format=data_format)
+    def __init__(self, features, *, detach_weights=False):
+        super().__init__(features)
         self.detach_weights = detach_weights
 
     def weights(self):
@@ -44,12 +44,12 @@ class FoldedBatchNorm(nn.BatchNorm2D):
         w = gamma_weights(self.weight)
         return w.detach() if self.detach_weights else w
 
-    def forward(self, x):
+    def forward(self, x, data_format=None):
         w = self.weights()
         return F.batch_norm(
             x, self._mean, self._variance, weight=w * self.weight, bias=w * self.bias,
             training=self.training, momentum=self._momentum, epsilon=self._epsilon,
-            data_format=self._data_format)
+            data_format=data_format or self._data_format)
 
 
 def _refuse_replaced(bn, layer):
@@ -74,6 +74,8 @@ class ChannelNAM(nn.Layer):
     `.bn` is the BatchNorm2D that holds gamma (`.bn.weight`), beta (`.bn.bias`) and the running
     statistics; calling it gives the logits W * BN(x).
     """
+
+    any_layout = True  # see `convolution`: its parts decide where the channels lie
 
     def __init__(self, channels, *, detach_weights=False):
         super().__init__()
@@ -106,21 +108,27 @@ class SpatialNAM(nn.Layer):
         super().__init__()
         height, width = (size, size) if isinstance(size, int) else size
         self.size = (int(height), int(width))
-        # Pixels are the features; in channels-last order they lie on the last axis.
-        self.bn = FoldedBatchNorm(
-            self.size[0] * self.size[1], detach_weights=detach_weights, data_format="NHWC")
+        self.bn = FoldedBatchNorm(self.size[0] * self.size[1], detach_weights=detach_weights)
+        self._data_format = "NCHW"
 
     def gate(self, x):
         """The gate Ms(x), between 0 and 1, (N, C, H, W) -> (N, C, H, W)."""
         _refuse_replaced(self.bn, "SpatialNAM")
+        channels_last = self._data_format == "NHWC"
         height, width = self.size
-        if tuple(x.shape[2:]) != self.size:
+        seen = tuple(x.shape[1:3] if channels_last else x.shape[2:])
+        if seen != self.size:
             raise ValueError(
                 f"SpatialNAM was built for maps of {height}x{width} pixels but got "
-                f"{x.shape[2]}x{x.shape[3]}: it has one lambda per pixel; build the layer (or the "
+                f"{seen[0]}x{seen[1]}: it has one lambda per pixel; build the layer (or the "
                 "network: image_size=...) for the size that it will see")
-        pixels = x.reshape([-1, x.shape[1], 1, height * width])  # (N, C, H, W) -> (N, C, 1, H*W)
-        return F.sigmoid(self.bn(pixels)).reshape(x.shape)  # (N, C, 1, H*W) -> (N, C, H, W)
+        # The pixels take the place of the channels. As they lie in memory they are the last of
+        # (N, C, 1, H*W), or, where the channels come last, the second of (N, H*W, C, 1).
+        if channels_last:
+            logits = self.bn(x.reshape([0, height * width, -1, 1]), "NCHW")
+        else:
+            logits = self.bn(x.reshape([0, x.shape[1], 1, -1]), "NHWC")
+        return F.sigmoid(logits).reshape(x.shape)
 
     def forward(self, x):
         return self.gate(x) * x
@@ -137,6 +145,8 @@ class NAM(nn.Layer):
             the authors' released code and the AI Studio port.
         detach_weights: as in `ChannelNAM`.
     """
+
+    any_layout = True
 
     def __init__(self, channels, size=None, *, detach_weights=False):
         super().__init__()

@@ -10,6 +10,7 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from . import checkpoint
+from .convolution import through
 from .baselines import build_attention
 from .data import CIFAR100_MEAN, CIFAR100_STD
 
@@ -18,6 +19,7 @@ class BasicBlock(nn.Layer):
     """Two 3x3 convolutions: relu(attention(bn2(conv2(relu(bn1(conv1(x)))))) + shortcut(x))."""
 
     expansion = 1
+    any_layout = True  # see `convolution`: its parts decide where the channels lie
 
     def __init__(self, in_channels, width, stride, attention, size):
         super().__init__()
@@ -39,6 +41,7 @@ class BottleneckBlock(nn.Layer):
     """1x1, 3x3 and 1x1 convolutions; the last widens the map to four times the block's width."""
 
     expansion = 4
+    any_layout = True
 
     def __init__(self, in_channels, width, stride, attention, size):
         super().__init__()
@@ -130,9 +133,10 @@ class ResNet(nn.Layer):
             size = _halve(_halve(image_size))
         else:
             self.conv1 = nn.Conv2D(in_channels, width, 3, padding=1, bias_attr=False)
-            self.maxpool = None
+            self.maxpool = nn.Identity()
             size = image_size
         self.bn1 = nn.BatchNorm2D(width)
+        self.relu = nn.ReLU()
 
         channels = width
         stages = []
@@ -145,15 +149,13 @@ class ResNet(nn.Layer):
                 channels = width * 2**stage * block.expansion
             stages.append(nn.Sequential(*blocks))
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.avgpool = nn.AdaptiveAvgPool2D(1)
         self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(x)))
-        if self.maxpool is not None:
-            x = self.maxpool(x)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        x = F.adaptive_avg_pool2d(x, 1).flatten(1)  # (N, C, H, W) -> (N, C)
-        return self.fc(x)
+        x = through([self.conv1, self.bn1, self.relu, self.maxpool, self.layer1, self.layer2,
+                     self.layer3, self.layer4, self.avgpool], x)
+        return self.fc(x.flatten(1))  # (N, C, 1, 1) -> (N, C) -> (N, classes)
 
 
 def _halve(size):
@@ -204,7 +206,7 @@ def load_imagenet_weights(network, path):
     missing, extra, _ = checkpoint.differences(network, arrays)
     state = network.state_dict()
     reshaped = [n for n in state if n in arrays and list(arrays[n].shape) != list(state[n].shape)]
-    may_be_fresh = ("fc.", "conv1.") if network.maxpool is None else ("fc.",)
+    may_be_fresh = ("fc.", "conv1.") if network.conv1.weight.shape[2] == 3 else ("fc.",)
     fresh = missing + reshaped
     strangers = [name for name in fresh
                  if not name.startswith(may_be_fresh) and ".attention." not in name]

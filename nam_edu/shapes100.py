@@ -1,7 +1,9 @@
 """Shapes-100: a data set drawn by code, for places where CIFAR-100 is not at hand.
 
 Twenty shapes, each in five textures, make 20 coarse and 100 fine labels on 32 x 32 colour images.
-Position, size, rotation, colours, background and noise are random in every image.
+Position, size, rotation, colours, background and noise are random in every image. No class is the
+mirror image of another, and none turns into another when it is rotated by a few degrees, so images
+may be flipped and rotated while training.
 
 The same arguments give the same bytes everywhere: the drawing uses PCG64 and, in double precision,
 only operations that IEEE 754 defines to the last bit (+, -, *, /, comparison, rounding to an
@@ -24,9 +26,12 @@ VERSION = 1  # raise it whenever the drawing changes: it is part of the name of 
 SIDE = 32  # pixels
 FINE = 3  # samples per pixel and direction, so that edges are smooth
 TABLE = 256  # side of the stored silhouettes
-CHUNK = 32  # images drawn together; the pixels do not depend on it
+CHUNK = 16  # images drawn together; the pixels do not depend on it
+SPLITS = ("train", "test")
+TRAIN, TEST = 10_000, 2_000  # images of the default archive
 
 TEXTURES = ("plain", "striped", "checked", "dotted", "shaded")
+PERIOD = {"striped": 7.5, "checked": 6.5, "dotted": 9.0}  # pixels, times 0.9 to 1.15
 
 
 # ---- silhouettes: (x, y) in [-1, 1], y upwards -> bool -------------------------------------------
@@ -130,182 +135,210 @@ def coarse_names() -> list[str]:
 
 # ---- drawing -------------------------------------------------------------------------------------
 
-def _turn(t):
-    """Cosine and sine of the angle whose half has the tangent t."""
-    return (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
+PIXELS = np.arange(SIDE) - (SIDE - 1) / 2  # centres of the pixels, from the centre of the image
+SAMPLES = (np.arange(SIDE * FINE) - (SIDE * FINE - 1) / 2) / FINE
 
 
-def _colour(hue, vivid, luma):
-    """Colours of a given brightness: three arrays (n,) in [0, 1] -> (n, 3) in [0, 1]."""
-    h = 6 * hue
-    pure = np.stack([np.abs(h - 3) - 1, 2 - np.abs(h - 2), 2 - np.abs(h - 4)], axis=1)
-    pure = np.minimum(np.maximum(pure, 0.0), 1.0)
-    pure = 0.5 + (pure - 0.5) * vivid[:, None]
-    now = _luma(pure)[:, None]
-    goal = luma[:, None]
-    # darken towards black or lighten towards white: stays in [0, 1] and meets the brightness
-    return np.where(now > goal, pure * (goal / now), pure + (1 - pure) * ((goal - now) / (1 - now)))
+def _clip(values, low, high):
+    return np.minimum(np.maximum(values, low), high)
 
 
-def _luma(rgb):
-    """Brightness of colours, (n, 3, ...) -> (n, ...); the weights add up to one."""
-    return 0.3125 * rgb[:, 0] + 0.5625 * rgb[:, 1] + 0.125 * rgb[:, 2]
+def _grid(at, t, x, y, width, height):
+    """Coordinates of the points (at[j], at[i]), y downwards, for m figures: centred on (x, y),
+    turned by the angle whose half has the tangent t, in units of width and height.
+
+    `at` (k,), all others (m,) -> two arrays (m, k, k).
+    """
+    cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
+    right, down = at - x[:, None], at - y[:, None]  # (m, k)
+    cos, sin, width, height = (v[:, None] for v in (cos, sin, width, height))
+    return ((cos * right / width)[:, None, :] + (sin * down / width)[:, :, None],
+            (cos * down / height)[:, :, None] - (sin * right / height)[:, None, :])
 
 
 def _pool(samples):
-    """Share of the samples of each pixel that are true, (m, 96, 96) bool -> (m, 32, 32)."""
-    m = len(samples)
-    parts = samples.reshape(m, SIDE, FINE, SIDE, FINE)
-    count = np.zeros((m, SIDE, SIDE), np.int64)
+    """The share of each pixel's samples that are true, (m, 96, 96) bool -> (m, 32, 32)."""
+    parts = samples.reshape(len(samples), SIDE, FINE, SIDE, FINE)
+    count = np.zeros((len(samples), SIDE, SIDE), np.uint8)
     for i in range(FINE):
         for j in range(FINE):
             count += parts[:, :, i, :, j]
     return count / (FINE * FINE)
 
 
-def _second_colour(texture, p, q):
-    """Where a texture shows the figure's second colour; p and q count its periods."""
-    p, q = p - np.floor(p), q - np.floor(q)
+def _pattern(texture, p, q):
+    """Where a texture has the figure's second colour; p and q count its periods."""
+    p = p - np.floor(p)
     if texture == "striped":
-        return np.broadcast_to(p < 0.5, np.broadcast(p, q).shape)
+        return p < 0.5
+    q = q - np.floor(q)
     if texture == "checked":
         return (p < 0.5) ^ (q < 0.5)
-    p, q = p - 0.5, q - 0.5
-    return p * p + q * q < 0.105
+    return _disc(p, q, 0.5, 0.5, 0.324)  # dotted
+
+
+def _luma(rgb):
+    """Brightness of colours, (m, 3, ...) -> (m, ...); the weights add up to one."""
+    return 0.3125 * rgb[:, 0] + 0.5625 * rgb[:, 1] + 0.125 * rgb[:, 2]
+
+
+def _colour(hue, vivid, luma):
+    """Colours with a given brightness: three arrays (m,) in [0, 1] -> (m, 3) in [0, 1]."""
+    h = 6 * hue
+    rgb = np.stack([np.abs(h - 3) - 1, 2 - np.abs(h - 2), 2 - np.abs(h - 4)], axis=1)
+    rgb = 0.5 + (_clip(rgb, 0.0, 1.0) - 0.5) * vivid[:, None]
+    now, goal = _luma(rgb)[:, None], luma[:, None]
+    # Darken towards black or lighten towards white: that meets the brightness and stays in [0, 1].
+    return np.where(now > goal, rgb * (goal / now), rgb + (1 - rgb) * ((goal - now) / (1 - now)))
+
+
+def _interpolate(values):
+    """(m, 3, 4, 4) -> (m, 3, 32, 32), in straight lines between neighbours."""
+    at = np.arange(SIDE) * (3 / SIDE)
+    low = at.astype(np.int64)
+    part = at - low
+    rows = values[:, :, low] * (1 - part)[:, None] + values[:, :, low + 1] * part[:, None]
+    return rows[:, :, :, low] * (1 - part) + rows[:, :, :, low + 1] * part
 
 
 def _paint(fine, random):
-    """Images (m, 3, 32, 32) uint8 of the given labels, and the figure's share of each pixel."""
+    """Images (m, 3, 32, 32) uint8 of the given fine labels, and which share of each pixel belongs
+    to the figure (m, 32, 32); `random` gives numbers in [0, 1) of a given shape."""
     m = len(fine)
     shape, texture = fine // len(TEXTURES), fine % len(TEXTURES)
-    r = random((m, 24 + 48 + 2 * 3 * SIDE * SIDE))  # one row of random numbers per image
-    r, blotch, noise = r[:, :24].T, r[:, 24:72], r[:, 72:]
+    # One row of random numbers for each image.
+    number, hue, vivid, luma, blotch, noise = np.split(
+        random((m, 71 + 2 * 3 * SIDE * SIDE)), (14, 17, 20, 23, 71), axis=1)
+    (size, x, y, stretch, turn, period, pattern_turn, pattern_x, pattern_y, dark, order, slope,
+     slope_turn, strength) = number.T
 
-    # Radius 9.5 to 13.5 pixels, inside the image; turned by up to 20 degrees (tan 10 = 0.176).
-    radius = 9.5 + 4 * r[0]
-    free = 15.5 - radius
-    cx, cy = (2 * r[1] - 1) * free, (2 * r[2] - 1) * free
-    stretch = 0.1 * (2 * r[3] - 1)
-    cos, sin = _turn(0.176 * (2 * r[4] - 1))
-
-    def local(grid, cos, sin, x0, y0, xs, ys):
-        """Pixel positions in turned, shifted and scaled coordinates: twice (m, grid, grid)."""
-        x, y = grid[None, :] - x0[:, None], grid[None, :] - y0[:, None]
-        cos, sin, xs, ys = cos[:, None], sin[:, None], xs[:, None], ys[:, None]
-        return ((cos * x / xs)[:, None, :] + (sin * y / xs)[:, :, None],
-                (cos * y / ys)[:, :, None] - (sin * x / ys)[:, None, :])
-
-    pixels = np.arange(SIDE) - (SIDE - 1) / 2
-    samples = (np.arange(SIDE * FINE) - (SIDE * FINE - 1) / 2) / FINE
-    u, v = local(samples, cos, sin, cx, cy, radius * (1 + stretch), radius * (1 - stretch))
-    table = _table()
-    column, row = (np.minimum(np.maximum((a + 1.1) * (TABLE / 2.2), 0), TABLE - 1).astype(np.int64)
-                   for a in (u, v))
-    inside = table[shape[:, None, None], row, column]
+    # The figure: radius 10 to 14 pixels, in the image but for a corner now and then, turned by up
+    # to 20 degrees (0.176 = tan 10).
+    radius = 10 + 4 * size
+    x, y = ((2 * v - 1) * (15.5 - radius) for v in (x, y))
+    stretch = 0.1 * (2 * stretch - 1)
+    u, v = _grid(SAMPLES, 0.176 * (2 * turn - 1), x, y,
+                 radius * (1 + stretch), radius * (1 - stretch))
+    column, row = (_clip((w + 1.1) * (TABLE / 2.2), 0, TABLE - 1).astype(np.int64) for w in (u, v))
+    inside = _table()[shape[:, None, None], row, column]
     figure = _pool(inside)
 
-    # Which part of the figure has the second colour. The texture has its own direction and period.
+    # Colours: the background is dark or bright, the figure's two colours have the other two of
+    # three bands of brightness, in either order.
+    first = np.where(order < 0.5, 1, 2)
+    bands = np.stack([np.zeros(m, np.int64), first, 3 - first])
+    bands = np.where(dark < 0.5, bands, 2 - bands)
+    ground, one, two = (
+        _colour(hue[:, k], 0.4 + 0.6 * vivid[:, k], 0.1 + 0.37 * bands[k] + 0.1 * luma[:, k])
+        [:, :, None, None] for k in range(3))
+
+    # Which share of each pixel has the figure's second colour.
     second = np.zeros((m, SIDE, SIDE))
-    tcos, tsin = _turn(2 * r[5] - 1)  # anywhere within a half turn
+    pattern_turn = 0.2 * (2 * pattern_turn - 1)  # up to 23 degrees
     for k, name in enumerate(TEXTURES):
         i = np.flatnonzero(texture == k)
-        if name == "plain" or not len(i):
-            continue
-        if name == "shaded":
-            p, _ = local(pixels, tcos[i], tsin[i], cx[i], cy[i], radius[i], radius[i])
-            sign = np.where(r[6][i] < 0.5, -1.0, 1.0)[:, None, None]
-            second[i] = figure[i] * np.minimum(np.maximum(0.5 + sign * p * 0.65, 0.0), 1.0)
-        else:
-            period = {"striped": 5.5, "checked": 7.5, "dotted": 6.0}[name] * (0.9 + 0.25 * r[8][i])
-            p, q = local(samples, tcos[i], tsin[i], r[6][i] * period, r[7][i] * period, period,
-                         period)
-            second[i] = _pool(inside[i] & _second_colour(name, p, q))
+        if name == "shaded":  # lit from above
+            _, p = _grid(PIXELS, pattern_turn[i], x[i], y[i], radius[i], radius[i])
+            down = np.where(bands[1] > bands[2], 0.65, -0.65)[i]
+            second[i] = figure[i] * _clip(0.5 + down[:, None, None] * p, 0.0, 1.0)
+        elif name != "plain":
+            length = PERIOD[name] * (0.9 + 0.25 * period[i])
+            q, p = _grid(SAMPLES, pattern_turn[i], pattern_x[i] * length, pattern_y[i] * length,
+                         length, length)
+            second[i] = _pool(inside[i] & _pattern(name, p, q))
 
-    # Colours: background and the figure's two colours take one band of brightness each.
-    bands = np.argsort(r[9:12], axis=0, kind="stable")  # (3, m), a permutation per image
-    ground, first, other = (
-        _colour(r[12 + 3 * k], 0.4 + 0.6 * r[13 + 3 * k],
-                0.14 + 0.35 * bands[k] + 0.12 * r[14 + 3 * k])
-        for k in range(3))
-
-    # Background: a slope, and blotches: 4 x 4 random values, interpolated.
-    gcos, gsin = _turn(2 * r[21] - 1)
-    size = np.full(m, 32.0)
-    slope, _ = local(pixels, gcos, gsin, 0 * size, 0 * size, size, size)
-    at = np.arange(SIDE) * (3 / SIDE)
-    low = np.minimum(at.astype(np.int64), 2)
-    part = at - low
-    b = blotch.reshape(m, 3, 4, 4) - 0.5
-    b = b[:, :, low] * (1 - part)[:, None] + b[:, :, low + 1] * part[:, None]
-    b = b[:, :, :, low] * (1 - part) + b[:, :, :, low + 1] * part
-    amount = (2 * r[22] - 1)[:, None, None, None]
-    back = ground[:, :, None, None] + 0.2 * amount * slope[:, None] + 0.2 * b
-
-    f, s = figure[:, None], second[:, None]
-    image = back * (1 - f) + first[:, :, None, None] * (f - s) + other[:, :, None, None] * s
+    # The background gets a slope and blotches, the whole image noise.
+    zero, side = np.zeros(m), np.full(m, float(SIDE))
+    steep, _ = _grid(PIXELS, 2 * slope_turn - 1, zero, zero, side, side)
+    slope, strength = (2 * slope - 1)[:, None, None, None], strength[:, None, None, None]
+    ground = ground + 0.2 * slope * steep[:, None] + 0.2 * _interpolate(
+        blotch.reshape(m, 3, 4, 4) - 0.5)
     noise = noise.reshape(m, 2, 3, SIDE, SIDE)
-    strength = (0.03 + 0.07 * r[23])[:, None, None, None]
-    image = image + strength * (noise[:, 0] + noise[:, 1] - 1)
-    image = np.floor(np.minimum(np.maximum(image, 0.0), 1.0) * 255 + 0.5).astype(np.uint8)
-    return image, figure
+    share, second = figure[:, None], second[:, None]
+    image = ground * (1 - share) + one * (share - second) + two * second
+    image = image + (0.03 + 0.05 * strength) * (noise[:, 0] + noise[:, 1] - 1)
+    return np.floor(255 * _clip(image, 0.0, 1.0) + 0.5).astype(np.uint8), figure
 
 
-SPLITS = ("train", "test")
+def _whole(name, value, low):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+        raise ValueError(f"{name} must be a whole number of at least {low}, not {value!r}")
+    return int(value)
+
+
+def _labels(n, rng):
+    """n fine labels in random order; each 20 in a row of the unshuffled ones have every shape once,
+    each 100 every class once."""
+    k = np.arange(n, dtype=np.int64)
+    fine = k % len(SHAPES) * len(TEXTURES) + (k + k // len(SHAPES)) % len(TEXTURES)
+    return fine[np.argsort(rng.random(n), kind="stable")]
 
 
 def draw(n, seed=0, *, split="train"):
     """Draw n labelled images: images (n, 3, 32, 32) uint8, fine (n,) and coarse (n,) int64.
 
-    The classes are as even as n allows, in random order. The same arguments give the same bytes;
-    "train" and "test" draw from different streams of random numbers. Raises ValueError.
+    The classes are as even as n allows, in random order; pixels are 0-255, colours red, green,
+    blue. The same arguments give the same bytes; "train" and "test" use different streams of
+    random numbers. Raises ValueError for an n below 1, a negative seed or another split.
     """
+    n, seed = _whole("n", n, 1), _whole("seed", seed, 0)
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-    for name, value, low in (("n", n, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-            raise ValueError(f"{name} must be a whole number of at least {low}, not {value!r}")
-    rng = np.random.Generator(np.random.PCG64([int(seed), SPLITS.index(split), VERSION]))
-    classes = len(SHAPES) * len(TEXTURES)
-    fine = np.arange(n, dtype=np.int64) % classes
-    fine = fine[np.argsort(rng.random(n), kind="stable")]
-    images = np.concatenate([_paint(fine[start:start + CHUNK], rng.random)[0]
-                             for start in range(0, n, CHUNK)])
+    rng = np.random.Generator(np.random.PCG64([seed, SPLITS.index(split), VERSION]))
+    fine = _labels(n, rng)
+    images = np.empty((n, 3, SIDE, SIDE), np.uint8)
+    for start in range(0, n, CHUNK):
+        images[start:start + CHUNK], _ = _paint(fine[start:start + CHUNK], rng.random)
     return images, fine, fine // len(TEXTURES)
 
 
-def make_shapes100(path, *, train=10_000, test=2_000, seed=0):
+# ---- archives ------------------------------------------------------------------------------------
+
+def make_shapes100(path, *, train=TRAIN, test=TEST, seed=0):
     """Draw the data set, write it as an archive in CIFAR-100's format, and return its path.
 
-    train, test: numbers of images. Raises ValueError.
+    train, test: numbers of images. Raises ValueError for a number below 1 or a negative seed.
     """
+    train, test = _whole("train", train, 1), _whole("test", test, 1)
     names = tuple(fine_names()), tuple(coarse_names())
     splits = [Split(*draw(n, seed, split=split), *names)
               for split, n in (("train", train), ("test", test))]
     return write_archive(path, Archive(*splits, *names))
 
 
-def cache_folder():
-    """Where the drawn archive is kept: NAM_EDU_CACHE, or ~/.cache/nam_edu, or, where that cannot
-    be written to, the system's temporary folder."""
-    folder = Path(os.environ.get("NAM_EDU_CACHE") or "~/.cache/nam_edu").expanduser()
+def _writable(folder):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            return folder
+            return True
     except OSError:
-        return Path(tempfile.gettempdir())
+        return False
+
+
+def cache_folder():
+    """Where the drawn archive is kept: NAM_EDU_CACHE, or ~/.cache/nam_edu, or, where that cannot
+    be written to, the system's temporary folder."""
+    folder = Path(os.path.expanduser(os.environ.get("NAM_EDU_CACHE") or "~/.cache/nam_edu"))
+    return folder if _writable(folder) else Path(tempfile.gettempdir())
 
 
 def load_shapes100(cache=None):
     """The data set as an `Archive`: 10,000 images to train on and 2,000 to test on.
 
-    It is drawn once and kept in `cache` (default: `cache_folder()`); a kept file that is damaged is
-    drawn anew.
+    It is drawn once and kept in the folder `cache` (default: `cache_folder()`); a kept file that
+    is damaged, or is not what was drawn, is drawn anew. Raises ValueError for a `cache` that
+    cannot be written to.
     """
-    path = Path(cache or cache_folder()) / f"shapes100-v{VERSION}-10000-2000-seed0.tar.gz"
+    folder = cache_folder() if cache is None else Path(os.path.expanduser(cache))
+    path = folder / f"shapes100-v{VERSION}-{TRAIN}-{TEST}-seed0.tar.gz"
     if path.exists():
         try:
-            return read_archive(path)
+            archive = read_archive(path)
+            if ((len(archive.train), len(archive.test)) == (TRAIN, TEST)
+                    and list(archive.fine_names) == fine_names()):
+                return archive
         except ArchiveError:
             pass
-    return read_archive(make_shapes100(path))
+    if not _writable(folder):
+        raise ValueError(f"the folder {folder} cannot be written to: give another one with cache=")
+    return read_archive(make_shapes100(path, train=TRAIN, test=TEST))

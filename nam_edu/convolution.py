@@ -1,0 +1,381 @@
+"""Convolutions that are fast on a CPU: matrix products for the whole batch, where that pays.
+
+Optional: without it (NAM_EDU_CONVOLUTION=paddle) everything works, slower. Paddle's own CPU kernel
+multiplies image by image; on small maps these products are too small to keep a processor busy. Here
+the maps lie in memory channels last, (N, H, W, C), so that the pixels of the whole batch are the
+rows of one matrix. The choice by shape, from the measurements in results/convolution.md:
+
+    pixels     1x1 kernel, or a kernel as large as the map: the rows as they are times the weights
+    winograd   3x3 kernel, stride 1, maps up to 8x8: Winograd's algorithm (Lavin and Gray,
+               arXiv 1509.09308), 36 multiplications where the plain one needs 144, written as
+               three matrix products
+    gathered   other kernels on maps up to 8x8, and the stem: each output pixel's window is
+               gathered into a row, then one product with the weights
+
+Larger maps, groups, dilation, other types and a GPU go to Paddle's kernel. Values and gradients are
+Paddle's own up to rounding; gradients of gradients (create_graph=True) are not to be had from
+`winograd` and `gathered`. Parameters, their names and checkpoints do not change.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+from fractions import Fraction
+from functools import lru_cache, partial
+
+import numpy as np
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+from paddle.autograd import PyLayer
+
+LARGEST_MAP = 8 * 8  # pixels
+FEW_CHANNELS = 4  # of images
+LARGEST_IMAGE = 64 * 64  # pixels; of larger images the windows of the stem would fill the memory
+
+
+# -------------------------------------------------------------------- a network, channels last
+
+def through(layers, x):
+    """x through the layers, one after the other, as `nn.Sequential` does: (N, C, H, W) -> the same.
+
+    On a CPU, from where the maps are small, the layers work channels last and fast. Not so where a
+    hook is registered on any of them: hooks see (N, C, H, W).
+    """
+    allowed = (os.environ.get("NAM_EDU_CONVOLUTION") != "paddle" and x.place.is_cpu_place()
+               and x.dtype == paddle.float32 and paddle.in_dynamic_mode()
+               and not any(map(_has_hooks, layers)))
+    last = False
+    for layer in layers:
+        if allowed and not last and _pays_off(layer, x):
+            x, last = x.transpose([0, 2, 3, 1]), True  # (N, C, H, W) -> (N, H, W, C)
+        with channels_last(layer) if last else contextlib.nullcontext():
+            x = layer(x)
+    return x.transpose([0, 3, 1, 2]) if last else x  # (N, H, W, C) -> (N, C, H, W)
+
+
+def _has_hooks(layer):
+    return any(part._forward_pre_hooks or part._forward_post_hooks
+               for part in layer.sublayers(include_self=True))
+
+
+def _pays_off(layer, x):
+    channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
+    if channels <= FEW_CHANNELS:  # a stem with a stride leaves small maps
+        return (isinstance(layer, nn.Conv2D) and tuple(layer._stride) != (1, 1)
+                and pixels <= LARGEST_IMAGE // 4)
+    return pixels <= LARGEST_MAP
+
+
+@contextlib.contextmanager
+def channels_last(layer):
+    """Inside, a layer and the layers in it take and give maps as (N, H, W, C).
+
+    Convolutions become those of this file; layers with a data format get the other one; those
+    that say `any_layout = True` of themselves do what their parts do. Any other layer, such as an
+    attention module that somebody wrote for (N, C, H, W), has its maps turned before and after.
+    """
+    changed = []
+
+    def change(part, name, value):
+        changed.append((part, name, part.__dict__.get(name)))
+        part.__dict__[name] = value
+
+    def visit(part):
+        if type(part) is nn.Conv2D:
+            change(part, "forward", partial(_layer_forward, part))
+        elif getattr(part, "_data_format", None) == "NCHW":
+            change(part, "_data_format", "NHWC")
+        elif getattr(part, "data_format", None) == "NCHW":
+            change(part, "data_format", "NHWC")
+        elif getattr(part, "any_layout", False) or isinstance(part, ANY_LAYOUT):
+            for child in part.children():
+                visit(child)
+        else:
+            change(part, "forward", partial(_turned, part.forward))
+
+    visit(layer)
+    try:
+        yield
+    finally:
+        for part, name, value in changed:
+            if value is None:
+                del part.__dict__[name]
+            else:
+                part.__dict__[name] = value
+
+
+ANY_LAYOUT = (nn.Sequential, nn.ReLU, nn.Identity, nn.Sigmoid)
+
+
+def _turned(forward, x):
+    return forward(x.transpose([0, 3, 1, 2])).transpose([0, 2, 3, 1])
+
+
+def _layer_forward(layer, x):
+    """`forward` of a Conv2D whose maps lie channels last."""
+    padding = layer._updated_padding
+    if layer._padding_mode != "zeros" or isinstance(padding, str):
+        return _turned(partial(nn.Conv2D.forward, layer), x)
+    padding = (padding, padding) if isinstance(padding, int) else tuple(padding)
+    if len(padding) != 2:
+        return _turned(partial(nn.Conv2D.forward, layer), x)
+    return conv2d(x, layer.weight, layer.bias, tuple(layer._stride), padding,
+                  tuple(layer._dilation), layer._groups)
+
+
+def conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    """A convolution of maps that lie channels last: (N, H, W, C) -> (N, H', W', C').
+
+    weight (C', C / groups, kh, kw) as in `nn.Conv2D`; stride, padding and dilation are pairs.
+    Values and gradients are those of `paddle.nn.functional.conv2d` up to rounding.
+    """
+    _, h, w, channels = x.shape
+    small = h * w <= LARGEST_MAP or tuple(weight.shape[2:]) == (1, 1)
+    few = channels <= FEW_CHANNELS and h * w <= LARGEST_IMAGE
+    if not (groups == 1 and dilation == (1, 1) and x.dtype == paddle.float32
+            and x.place.is_cpu_place() and (small or few)):
+        y = F.conv2d(x.transpose([0, 3, 1, 2]), weight, bias, stride, padding, dilation, groups)
+        return y.transpose([0, 2, 3, 1])
+    y = _convolve(x, weight, stride, padding)
+    return y if bias is None else y + bias
+
+
+def _convolve(x, weight, stride, padding):
+    n, h, w, c_in = x.shape
+    c_out, _, kh, kw = weight.shape
+    y0, y1, top, bottom = _used(h, kh, stride[0], padding[0])
+    x0, x1, left, right = _used(w, kw, stride[1], padding[1])
+    kernel, padding = (y1 - y0, x1 - x0), (top, bottom, left, right)
+    if kernel != (kh, kw):  # the rest of the kernel only ever meets padding
+        weight = paddle.matmul(weight.reshape([-1, kh * kw]),
+                               _selection((kh, kw), (y0, y1), (x0, x1)))
+        weight = weight.reshape([c_out, c_in, *kernel])
+    if padding == (0, 0, 0, 0) and kernel == (h, w):
+        return _pixels(x, weight).reshape([n, 1, 1, c_out])
+    if padding == (0, 0, 0, 0) and kernel == stride == (1, 1):
+        return _pixels(x, weight).reshape([n, h, w, c_out])
+    if kernel == (3, 3) and stride == (1, 1):
+        return _Winograd.apply(x, weight, padding)
+    return _Gathered.apply(x, weight, stride, padding)
+
+
+def _used(size, kernel, stride, padding):
+    """The taps first:last of a kernel that ever meet the map, and the padding that is left on each
+    side: on a 1x1 map a 3x3 kernel with padding is its centre."""
+    out = (size + 2 * padding - kernel) // stride + 1
+    first = max(0, padding - (out - 1) * stride)
+    last = min(kernel, size + padding)
+    return first, last, padding - first, (out - 1) * stride - padding + last - size
+
+
+@lru_cache(maxsize=64)
+def _selection(kernel, rows, columns):
+    """(kh*kw, taps): picks rows and columns of a flattened kernel."""
+    taps = np.arange(kernel[0] * kernel[1]).reshape(kernel)[slice(*rows), slice(*columns)]
+    return _constant(np.eye(kernel[0] * kernel[1])[:, taps.reshape(-1)], "float32")
+
+
+def _constant(array, dtype):
+    return paddle.to_tensor(np.ascontiguousarray(array, dtype=dtype), place=paddle.CPUPlace())
+
+
+# --------------------------------------------------------------------------------------- pixels
+
+def _pixels(x, weight):
+    """Every kernel sees whole pixels that lie one after the other in memory."""
+    c_out, c_in, kh, kw = weight.shape
+    rows = x.reshape([-1, kh * kw * c_in])
+    return paddle.matmul(rows, _as_matrix(weight), transpose_y=True)
+
+
+def _as_matrix(weight):
+    """(C', C, kh, kw) -> (C', kh*kw*C)"""
+    c_out, c_in, kh, kw = weight.shape
+    if kh * kw > 1:
+        weight = weight.transpose([0, 2, 3, 1])
+    return weight.reshape([c_out, kh * kw * c_in])
+
+
+# ------------------------------------------------------------------------------------- winograd
+
+def _winograd_1d(m, r):
+    """Matrices A, B, G with A @ ((G @ g) * (B @ d)) = the m correlations of d (m + r - 1 values)
+    with g (r values): polynomials multiplied at m + r - 2 points and at infinity."""
+    points = [Fraction(p) for p in (0, "3/4", "-3/4", "3/2", "-3/2")[:m + r - 2]]
+
+    def polynomial(roots):
+        result, zero = [Fraction(1)], [Fraction(0)]
+        for root in roots:
+            result = [a - root * b for a, b in zip(zero + result, result + zero)]
+        return result
+
+    rows_a, rows_b, rows_g = [], [], []
+    for p in points:
+        others = [q for q in points if q != p]
+        scale = 1
+        for q in others:
+            scale *= p - q
+        rows_a.append([p**i for i in range(m)])
+        rows_b.append(polynomial(others) + [Fraction(0)])
+        rows_g.append([p**i / scale for i in range(r)])
+    rows_a.append([Fraction(int(i == m - 1)) for i in range(m)])
+    rows_b.append(polynomial(points))
+    rows_g.append([Fraction(int(i == r - 1)) for i in range(r)])
+    return np.array(rows_a, float).T, np.array(rows_b, float), np.array(rows_g, float)
+
+
+def _winograd_axis(size, out, before):
+    """The same for a whole axis of `size` pixels, `before` of padding and `out` outputs, cut into
+    tiles of at most four outputs: A (out, points, tiles), B (points, tiles, size), G (points, 3)."""
+    m = min(4, out)
+    tiles = -(-out // m)
+    a, b, g = _winograd_1d(m, 3)
+    n = len(b)
+    all_a, all_b = np.zeros((tiles * m, n, tiles)), np.zeros((n, tiles, tiles * m + 2))
+    for t in range(tiles):
+        all_a[t * m:(t + 1) * m, :, t] = a
+        all_b[:, t, t * m:t * m + n] = b
+    padded = np.zeros((n, tiles, before + size + tiles * m + 2))
+    padded[:, :, :tiles * m + 2] = all_b
+    return all_a[:out], padded[:, :, before:before + size], g
+
+
+@lru_cache(maxsize=64)
+def _winograd(h, w, padding):
+    """The matrices of both axes in one: A (H'*W', points), B (points, H*W), G (points, 9)."""
+    top, bottom, left, right = padding
+    out_h, out_w = h + top + bottom - 2, w + left + right - 2
+    (ay, by, gy), (ax, bx, gx) = _winograd_axis(h, out_h, top), _winograd_axis(w, out_w, left)
+    a = np.einsum("ypt,xqs->yxpqts", ay, ax).reshape(out_h * out_w, -1)
+    b = np.einsum("pty,qsx->pqtsyx", by, bx).reshape(-1, h * w)
+    g = np.einsum("pi,qj->pqij", gy, gx).reshape(-1, 9)
+    return *(_constant(matrix, "float32") for matrix in (a, b, g)), out_h, out_w
+
+
+@lru_cache(maxsize=64)
+def _swap(a, b):
+    """Takes rows in the order (a, b) to the order (b, a)."""
+    return _constant(np.arange(a * b).reshape(a, b).T.reshape(-1), "int32")
+
+
+class _Winograd(PyLayer):
+    @staticmethod
+    def forward(ctx, x, weight, padding):
+        n, h, w, c_in = x.shape
+        c_out = weight.shape[0]
+        a, b, g, out_h, out_w = _winograd(h, w, padding)
+        points = g.shape[0]
+        x_rows = paddle.gather(x.reshape([n * h * w, c_in]), _swap(n, h * w))
+        v = paddle.matmul(b, x_rows.reshape([h * w, n * c_in])).reshape([points, -1, c_in])
+        u = paddle.matmul(g, weight.reshape([c_out * c_in, 9]), transpose_y=True)
+        u = u.reshape([points, c_out, c_in])
+        y = paddle.matmul(v, u, transpose_y=True)  # (points, tiles*N, C')
+        y = paddle.matmul(a, y.reshape([a.shape[1], n * c_out]))  # (H'*W', N*C')
+        ctx.save_for_backward(v, u)
+        ctx.known = a, b, g, n, h, w, out_h, out_w
+        ctx.x_wanted = not x.stop_gradient
+        y = paddle.gather(y.reshape([out_h * out_w * n, c_out]), _swap(out_h * out_w, n))
+        return y.reshape([n, out_h, out_w, c_out])
+
+    @staticmethod
+    def backward(ctx, grad):
+        v, u = ctx.saved_tensor()
+        a, b, g, n, h, w, out_h, out_w = ctx.known
+        points, c_out, c_in = u.shape
+        grad = paddle.gather(grad.reshape([n * out_h * out_w, c_out]), _swap(n, out_h * out_w))
+        grad = paddle.matmul(a, grad.reshape([out_h * out_w, n * c_out]), transpose_x=True)
+        grad = grad.reshape([points, -1, c_out])
+        grad_weight = paddle.matmul(grad, v, transpose_x=True).reshape([points, c_out * c_in])
+        grad_weight = paddle.matmul(grad_weight, g, transpose_x=True)
+        grad_weight = grad_weight.reshape([c_out, c_in, 3, 3])
+        if not ctx.x_wanted:
+            return None, grad_weight
+        grad_x = paddle.matmul(grad, u).reshape([b.shape[0], n * c_in])
+        grad_x = paddle.matmul(b, grad_x, transpose_x=True)
+        grad_x = paddle.gather(grad_x.reshape([h * w * n, c_in]), _swap(h * w, n))
+        return grad_x.reshape([n, h, w, c_in]), grad_weight
+
+
+# ------------------------------------------------------------------------------------- gathered
+
+@lru_cache(maxsize=64)
+def _places(n, h, w, kernel, stride, padding):
+    """Row numbers (N, H', W', kh, kw) of the pixels that each window sees; N*H*W is padding."""
+    (kh, kw), (sy, sx), (top, bottom, left, right) = kernel, stride, padding
+    out_h, out_w = (h + top + bottom - kh) // sy + 1, (w + left + right - kw) // sx + 1
+    y = (np.arange(out_h) * sy - top)[:, None, None, None] + np.arange(kh)[:, None]
+    x = (np.arange(out_w) * sx - left)[:, None, None] + np.arange(kw)
+    inside = (0 <= y) & (y < h) & (0 <= x) & (x < w)
+    first = np.arange(n)[:, None, None, None, None] * (h * w)
+    return np.where(inside, first + y * w + x, n * h * w)
+
+
+@lru_cache(maxsize=64)
+def _window_table(*shape):
+    return _constant(_places(*shape).reshape(-1), "int32")
+
+
+@lru_cache(maxsize=64)
+def _reader_tables(*shape):
+    """Where in `_places` each pixel is read: one table for the k-th reader of every pixel."""
+    places, pixels = _places(*shape).reshape(-1), shape[0] * shape[1] * shape[2]
+    order = np.argsort(places, kind="stable")
+    order = order[:np.searchsorted(places[order], pixels)]
+    pixel = places[order]
+    rank = np.arange(len(pixel)) - np.searchsorted(pixel, pixel)
+    tables = np.full((rank.max() + 1, pixels), places.size)
+    tables[rank, pixel] = order
+    return [_constant(table, "int32") for table in tables]
+
+
+def _with_zeros(rows):
+    """One more row, of zeros, for what lies outside the map."""
+    return paddle.concat([rows, paddle.zeros([1, rows.shape[1]], rows.dtype)])
+
+
+def _windows(x, kernel, stride, padding):
+    """(N, H, W, C) -> (N*H'*W', kh*kw*C)"""
+    n, h, w, c = x.shape
+    (kh, kw), (sy, sx), (top, bottom, left, right) = kernel, stride, padding
+    if c <= FEW_CHANNELS < kw * c and kh > 1:  # to copy longer pieces: first along x, then along y
+        rows = _windows(x, (1, kw), (1, sx), (0, 0, left, right))
+        rows = rows.reshape([n, h, rows.shape[0] // (n * h), kw * c])
+        return _windows(rows, (kh, 1), (sy, 1), (top, bottom, 0, 0))
+    rows = x.reshape([n * h * w, c])
+    if max(padding) > 0:
+        rows = _with_zeros(rows)
+    table = _window_table(n, h, w, kernel, stride, padding)
+    return paddle.gather(rows, table).reshape([-1, kh * kw * c])
+
+
+class _Gathered(PyLayer):
+    @staticmethod
+    def forward(ctx, x, weight, stride, padding):
+        n, h, w, _ = x.shape
+        c_out, _, kh, kw = weight.shape
+        top, bottom, left, right = padding
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding, ctx.x_wanted = stride, padding, not x.stop_gradient
+        rows = _windows(x, (kh, kw), stride, padding)
+        y = paddle.matmul(rows, _as_matrix(weight), transpose_y=True)
+        return y.reshape([n, (h + top + bottom - kh) // stride[0] + 1,
+                          (w + left + right - kw) // stride[1] + 1, c_out])
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensor()
+        n, h, w, c_in = x.shape
+        c_out, _, kh, kw = weight.shape
+        grad = grad.reshape([-1, c_out])
+        rows = _windows(x, (kh, kw), ctx.stride, ctx.padding)  # again: cheaper than kept in memory
+        grad_weight = paddle.matmul(grad, rows, transpose_x=True)
+        grad_weight = grad_weight.reshape([c_out, kh, kw, c_in]).transpose([0, 3, 1, 2])
+        if not ctx.x_wanted:
+            return None, grad_weight
+        rows = _with_zeros(paddle.matmul(grad, _as_matrix(weight)).reshape([-1, c_in]))
+        tables = _reader_tables(n, h, w, (kh, kw), ctx.stride, ctx.padding)
+        grad_x = paddle.gather(rows, tables[0])
+        for table in tables[1:]:
+            grad_x.add_(paddle.gather(rows, table))
+        return grad_x.reshape([n, h, w, c_in]), grad_weight
