@@ -145,6 +145,9 @@ def command_evaluate(args):
         run = open_run(args.run)
         network, recipe = (run.best if args.best else run.network), run.recipe
     data = args.data or recipe.data
+    if data == "given":
+        raise ValueError("this run was trained on images that were handed over in Python: say with "
+                         "--data what to evaluate on")
     result = evaluate(network, load_data(data).test)
     if args.json:
         print(json.dumps({**result.as_dict(), "data": data, "weights": args.weights or args.run,
