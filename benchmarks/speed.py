@@ -381,7 +381,7 @@ def pipeline(rounds, batch=128, batches=20):
                    Augmentation(4, 0.1, 0.1, True, 15.0))
     speed = {"one PIL image at a time, paddle.io.DataLoader": [], "nam_edu, whole batches": []}
     for _ in range(rounds + 1):
-        for (name, values), loader in zip(speed.items(), (theirs, ours)):
+        for values, loader in zip(speed.values(), (theirs, ours)):
             started = time.process_time()
             seen = sum(len(labels) for _, labels in loader)
             values.append(seen / (time.process_time() - started))

@@ -14,6 +14,8 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
+from .convolution import sigmoid
+
 
 def gamma_weights(gamma):
     """The share of each scale factor in the sum of their magnitudes: |gamma_i| / sum_j |gamma_j|.
@@ -84,7 +86,7 @@ class ChannelNAM(nn.Layer):
     def gate(self, x):
         """The gate Mc(x), between 0 and 1, (N, C, H, W) -> (N, C, H, W)."""
         _refuse_replaced(self.bn, "ChannelNAM")
-        return F.sigmoid(self.bn(x))
+        return sigmoid(self.bn(x))
 
     def forward(self, x):
         return self.gate(x) * x
@@ -114,21 +116,21 @@ class SpatialNAM(nn.Layer):
     def gate(self, x):
         """The gate Ms(x), between 0 and 1, (N, C, H, W) -> (N, C, H, W)."""
         _refuse_replaced(self.bn, "SpatialNAM")
-        channels_last = self._data_format == "NHWC"
+        pixels_first = self._data_format == "NHWC"  # (H, W, N, C): see `convolution`
         height, width = self.size
-        seen = tuple(x.shape[1:3] if channels_last else x.shape[2:])
+        seen = tuple(x.shape[:2] if pixels_first else x.shape[2:])
         if seen != self.size:
             raise ValueError(
                 f"SpatialNAM was built for maps of {height}x{width} pixels but got "
                 f"{seen[0]}x{seen[1]}: it has one lambda per pixel; build the layer (or the "
                 "network: image_size=...) for the size that it will see")
-        # The pixels take the place of the channels. As they lie in memory they are the last of
-        # (N, C, 1, H*W), or, where the channels come last, the second of (N, H*W, C, 1).
-        if channels_last:
-            logits = self.bn(x.reshape([0, height * width, -1, 1]), "NCHW")
+        # The pixels take the place of the channels: the last axis of (N, C, 1, H*W), or, where they
+        # lie first in memory, the second of (1, H*W, N*C, 1).
+        if pixels_first:
+            logits = self.bn(x.reshape([1, height * width, -1, 1]), "NCHW")
         else:
             logits = self.bn(x.reshape([0, x.shape[1], 1, -1]), "NHWC")
-        return F.sigmoid(logits).reshape(x.shape)
+        return sigmoid(logits).reshape(x.shape)
 
     def forward(self, x):
         return self.gate(x) * x

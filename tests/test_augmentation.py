@@ -60,6 +60,21 @@ def test_rotation_of_an_oblong_image(images):
     np.testing.assert_array_equal(A.rotate(images, angle), each(images, T.rotate, angle))
 
 
+def test_rotation_of_a_mirrored_image(images):
+    images = images[:, :, :20]
+    angle = np.random.default_rng(2).uniform(-90, 90, len(images))
+    mask = np.arange(len(images)) % 3 == 0
+    expected = A.rotate(A.flip(images, mask), angle)
+    np.testing.assert_array_equal(A.rotate(images, angle, mask), expected)
+
+
+def test_crop_of_an_oblong_image_with_a_border_wider_than_itself(images):
+    images = images[:, :, :20, :7]
+    top, left = np.random.default_rng(0).integers(0, 19, (2, len(images)))
+    expected = each(images, lambda im, i, j: T.crop(T.pad(im, 9), i, j, 20, 7), top, left)
+    np.testing.assert_array_equal(A.crop(images, 9, top, left), expected)
+
+
 def test_normalisation(images):
     expected = np.stack([T.normalize(im.astype("float32") / 255, CIFAR100_MEAN, CIFAR100_STD)
                          for im in images])
@@ -82,6 +97,14 @@ def test_the_input_is_left_alone(images):
     before = images.copy()
     ALL(images, np.random.default_rng(0))
     np.testing.assert_array_equal(images, before)
+
+
+def test_numpy_keeps_its_settings(images):
+    before = np.getbufsize()
+    ALL(images, np.random.default_rng(0))
+    with pytest.raises(ValueError):
+        ALL(images[0], np.random.default_rng(0))
+    assert np.getbufsize() == before
 
 
 def test_the_defaults_do_nothing(images):

@@ -22,12 +22,14 @@ def values_and_gradients(conv, x, weight, bias, coefficients, **options):
     return [y.numpy()] + [tensor.grad.numpy() for tensor in tensors]
 
 
-def ours(x, weight, bias, **options):
-    y = convolution.conv2d(x.transpose([0, 2, 3, 1]), weight, bias, **options)
-    return y.transpose([0, 3, 1, 2])
+def ours(x, weight, bias, layout="HWNC", **options):
+    x = x.transpose(convolution.TURN["NCHW", layout])
+    y = convolution.conv2d(x, weight, bias, layout=layout, **options)
+    return y.transpose(convolution.TURN[layout, "NCHW"])
 
 
-def compare(n, c_in, c_out, h, w, kernel, stride, padding, bias, seed=0, dtype="float32"):
+def compare(n, c_in, c_out, h, w, kernel, stride, padding, bias, seed=0, dtype="float32",
+            layout="HWNC"):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, c_in, h, w)).astype(dtype)
     weight = rng.normal(size=(c_out, c_in, *kernel)).astype(dtype)
@@ -35,7 +37,7 @@ def compare(n, c_in, c_out, h, w, kernel, stride, padding, bias, seed=0, dtype="
     out = [(s + 2 * p - k) // t + 1 for s, p, k, t in zip((h, w), padding, kernel, stride)]
     coefficients = rng.normal(size=(n, c_out, *out)).astype(dtype)
     options = {"stride": stride, "padding": padding}
-    actual = values_and_gradients(ours, x, weight, bias, coefficients, **options)
+    actual = values_and_gradients(ours, x, weight, bias, coefficients, layout=layout, **options)
     # The oracle: Paddle's own kernel in float64.
     exact = values_and_gradients(
         F.conv2d, x.astype("float64"), weight.astype("float64"),
@@ -57,7 +59,8 @@ def test_random_shapes(data):
         return
     compare(number(1, 5), number(1, 20), number(1, 20), h, w, kernel,
             data.draw(st.sampled_from([(1, 1), (2, 2), (1, 2)])), padding,
-            data.draw(st.booleans()), seed=number(0, 100))
+            data.draw(st.booleans()), seed=number(0, 100),
+            layout=data.draw(st.sampled_from(["HWNC", "HWNC", "NHWC"])))
 
 
 @pytest.mark.parametrize("size, c_in, c_out, kernel, stride", [
@@ -66,7 +69,7 @@ def test_random_shapes(data):
     (8, 256, 512, 1, 2), (2, 1024, 512, 1, 1), (32, 3, 64, 7, 2)])
 def test_the_shapes_of_the_networks(size, c_in, c_out, kernel, stride):
     compare(6, c_in, c_out, size, size, (kernel, kernel), (stride, stride),
-            (kernel // 2, kernel // 2), False)
+            (kernel // 2, kernel // 2), False, layout="NHWC" if c_in == 3 else "HWNC")
 
 
 def test_other_types_groups_and_dilation_go_to_paddles_kernel():
@@ -107,7 +110,7 @@ def test_a_network_with_and_without(depth, stem, image_size, monkeypatch):
     paddle.seed(3)
     network = resnet(depth, num_classes=8, stem=stem, width=16, image_size=image_size)
     network.eval()
-    x = paddle.randn([4, 3, image_size, image_size])
+    x = paddle.randn([8, 3, image_size, image_size])
     monkeypatch.setenv("NAM_EDU_CONVOLUTION", "paddle")
     plain = step(network, x)
     monkeypatch.delenv("NAM_EDU_CONVOLUTION")
@@ -149,13 +152,13 @@ def test_every_attention_in_training_mode(attention):
 def test_hooks_see_channels_first_and_switch_the_fast_way_off():
     network = resnet18(width=4)
     network.eval()
-    x = paddle.randn([2, 3, 32, 32])
+    x = paddle.randn([8, 3, 32, 32])
     before = network(x)
     shapes = []
     hook = network.layer2.register_forward_post_hook(lambda _, i, o: shapes.append(list(o.shape)))
     after = network(x)
     hook.remove()
-    assert shapes == [[2, 8, 4, 4]]
+    assert shapes == [[8, 8, 4, 4]]
     np.testing.assert_allclose(before.numpy(), after.numpy(), rtol=1e-3, atol=1e-4)
 
 
@@ -164,12 +167,24 @@ def test_the_network_is_left_as_it_was():
     names = list(network.state_dict())
     formats = [(type(p), p.__dict__.get("_data_format"), "forward" in p.__dict__)
                for p in network.sublayers()]
-    network(paddle.randn([2, 3, 32, 32]))
+    network(paddle.randn([8, 3, 32, 32]))
     with pytest.raises(ValueError, match="built for maps of"):
-        network(paddle.randn([2, 3, 48, 48]))  # an error inside leaves nothing behind either
+        network(paddle.randn([8, 3, 48, 48]))  # an error inside leaves nothing behind either
     assert list(network.state_dict()) == names
     assert formats == [(type(p), p.__dict__.get("_data_format"), "forward" in p.__dict__)
                        for p in network.sublayers()]
+
+
+def test_sigmoid():
+    x = np.array([-1000.0, -20, -1, -1e-3, 0, 1e-3, 1, 20, 1000])
+    for dtype, tolerance in (("float32", 1e-7), ("float64", 1e-15)):
+        t = paddle.to_tensor(x.astype(dtype), stop_gradient=False)
+        y = convolution.sigmoid(t)
+        y.sum().backward()
+        expected = 1 / (1 + np.exp(-np.maximum(x, -700)))
+        np.testing.assert_allclose(y.numpy(), expected, atol=tolerance)
+        np.testing.assert_allclose(t.grad.numpy(), expected * (1 - expected), atol=tolerance)
+    assert float(convolution.sigmoid(paddle.zeros([]))) == 0.5
 
 
 def test_it_is_really_used(monkeypatch):
@@ -178,5 +193,5 @@ def test_it_is_really_used(monkeypatch):
     normal = convolution._convolve
     monkeypatch.setattr(convolution, "_convolve", lambda *a: used.append(1) or normal(*a))
     network = resnet18(width=4)
-    network(paddle.randn([2, 3, 32, 32]))
+    network(paddle.randn([8, 3, 32, 32]))
     assert len(used) == (20 if paddle.device.get_device() == "cpu" else 0)
