@@ -116,18 +116,18 @@ class SpatialNAM(nn.Layer):
     def gate(self, x):
         """The gate Ms(x), between 0 and 1, (N, C, H, W) -> (N, C, H, W)."""
         _refuse_replaced(self.bn, "SpatialNAM")
-        pixels_first = self._data_format == "NHWC"  # (H, W, N, C): see `convolution`
+        channels_last = self._data_format == "NHWC"  # see `convolution`
         height, width = self.size
-        seen = tuple(x.shape[:2] if pixels_first else x.shape[2:])
+        seen = tuple(x.shape[1:3] if channels_last else x.shape[2:])
         if seen != self.size:
             raise ValueError(
                 f"SpatialNAM was built for maps of {height}x{width} pixels but got "
                 f"{seen[0]}x{seen[1]}: it has one lambda per pixel; build the layer (or the "
                 "network: image_size=...) for the size that it will see")
-        # The pixels take the place of the channels: the last axis of (N, C, 1, H*W), or, where they
-        # lie first in memory, the second of (1, H*W, N*C, 1).
-        if pixels_first:
-            logits = self.bn(x.reshape([1, height * width, -1, 1]), "NCHW")
+        # The pixels take the place of the channels: the last axis of (N, C, 1, H*W), or, where the
+        # channels lie last in memory, the second of (N, H*W, C, 1).
+        if channels_last:
+            logits = self.bn(x.reshape([0, height * width, -1, 1]), "NCHW")
         else:
             logits = self.bn(x.reshape([0, x.shape[1], 1, -1]), "NHWC")
         return sigmoid(logits).reshape(x.shape)

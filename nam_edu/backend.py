@@ -82,28 +82,12 @@ def blas_dispatch(vendor, instructions):
     return "7" if skylake_x <= instructions else "5"
 
 
-def keep_memory():
-    """Let the process keep memory that it frees, and say whether that could be arranged.
-
-    Otherwise every large tensor is fetched from the system anew, cleared page by page. Linux with
-    glibc only.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
-    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
-    return bool(mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_max, 0))
-
-
 def tune_cpu():
-    """Set what makes Paddle fast on a CPU, before Paddle is imported; return {what: value}.
+    """Set what makes Paddle fast on a CPU, before Paddle is imported; return {variable: value}.
 
-    As many threads as there are cores to use, MKL's path for AMD processors, and memory that is
-    kept. Sets nothing that the user has set, and nothing at all under NAM_EDU_CPU_TUNING=0. Where
-    Paddle was imported first it is too late for the first two: that is said once.
+    As many threads as there are cores to use, and MKL's path for AMD processors. Sets nothing that
+    the user has set, and nothing at all under NAM_EDU_CPU_TUNING=0. Where Paddle was imported
+    first it is too late: that is said once.
     """
     global _tuned
     if _tuned is not None:
@@ -115,15 +99,10 @@ def tune_cpu():
     wanted = {"OMP_NUM_THREADS": str(cores)}
     if dispatch:
         wanted["MKL_DEBUG_CPU_TYPE"] = dispatch
-    too_late = "paddle" in sys.modules
-    if not too_late:
+    if "paddle" not in sys.modules:
         for name, value in wanted.items():
             if name not in os.environ:
                 os.environ[name] = _tuned[name] = value
-    # glibc's own variables of this kind, MALLOC_TRIM_THRESHOLD_ and so on, are the user's word.
-    if not any(name.startswith("MALLOC_") for name in os.environ) and keep_memory():
-        _tuned["malloc"] = "keep"
-    if not too_late:
         return _tuned
     import paddle
 

@@ -2,11 +2,10 @@
 
 Optional: without it (NAM_EDU_CONVOLUTION=paddle) everything works, slower. Paddle's own CPU kernel
 multiplies image by image; on small maps these products are too small to keep a processor busy. Here
-small maps lie in memory pixels first and channels last, (H, W, N, C): the pixels of the whole
-batch are the rows of one matrix, and the pixels of a map, which Winograd's algorithm mixes, those
-of another, (H*W, N*C), without a copy. The choice by shape (results/convolution.md):
+the maps lie in memory channels last, (N, H, W, C), so that the pixels of the whole batch are the
+rows of one matrix. The choice by shape, from the measurements in results/convolution.md:
 
-    rows       1x1 kernel, and any kernel on 1x1 maps: the rows as they are times the weights
+    pixels     1x1 kernel, or a kernel as large as the map: the rows as they are times the weights
     winograd   3x3 kernel, stride 1, maps up to 8x8: Winograd's algorithm (Lavin and Gray,
                arXiv 1509.09308), 36 multiplications where the plain one needs 144, written as
                three matrix products
@@ -44,32 +43,25 @@ def sigmoid(x):
     return paddle.scale(paddle.tanh(paddle.scale(x, 0.5)), 0.5, 0.5)
 
 
-# ------------------------------------------------------------------ a network in another layout
-
-# How the axes of a map lie in memory. Images come as NCHW; the stem, with its pooling, works as
-# NHWC, small maps as HWNC.
-TURN = {("NCHW", "NHWC"): [0, 2, 3, 1], ("NHWC", "NCHW"): [0, 3, 1, 2],
-        ("NCHW", "HWNC"): [2, 3, 0, 1], ("HWNC", "NCHW"): [2, 3, 0, 1],
-        ("NHWC", "HWNC"): [1, 2, 0, 3]}
+# -------------------------------------------------------------------- a network, channels last
 
 def through(layers, x):
     """x through the layers, one after the other, as `nn.Sequential` does: (N, C, H, W) -> the same.
 
-    On a CPU, from where the maps are small, the layers work in another layout and fast. Not so
-    where a hook is registered on any of them: hooks see (N, C, H, W).
+    On a CPU, from where the maps are small, the layers work channels last and fast. Not so where a
+    hook is registered on any of them: hooks see (N, C, H, W).
     """
     allowed = (os.environ.get("NAM_EDU_CONVOLUTION") != "paddle" and x.place.is_cpu_place()
                and x.dtype == paddle.float32 and x.shape[0] >= FEWEST_IMAGES
                and paddle.in_dynamic_mode()
                and not any(map(_has_hooks, layers)))
-    layout = "NCHW"
+    last = False
     for layer in layers:
-        best = _best_layout(layer, x, layout) if allowed else layout
-        if best != layout:
-            x, layout = x.transpose(TURN[layout, best]), best
-        with in_layout(layer, layout) if layout != "NCHW" else contextlib.nullcontext():
+        if allowed and not last and _pays_off(layer, x):
+            x, last = x.transpose([0, 2, 3, 1]), True  # (N, C, H, W) -> (N, H, W, C)
+        with channels_last(layer) if last else contextlib.nullcontext():
             x = layer(x)
-    return x if layout == "NCHW" else x.transpose(TURN[layout, "NCHW"])
+    return x.transpose([0, 3, 1, 2]) if last else x  # (N, H, W, C) -> (N, C, H, W)
 
 
 def _has_hooks(layer):
@@ -77,31 +69,21 @@ def _has_hooks(layer):
                for part in layer.sublayers(include_self=True))
 
 
-def _best_layout(layer, x, layout):
-    n, h, w, channels = _sizes(x, layout)
-    if layout == "HWNC":
-        return layout
-    if layout == "NHWC":
-        return "HWNC" if h * w <= LARGEST_MAP and not isinstance(layer, nn.MaxPool2D) else layout
+def _pays_off(layer, x):
+    channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
     if channels <= FEW_CHANNELS:  # a stem with a stride leaves small maps
-        stem = isinstance(layer, nn.Conv2D) and tuple(layer._stride) != (1, 1)
-        return "NHWC" if stem and h * w <= LARGEST_IMAGE // 4 else layout
-    return "HWNC" if h * w <= LARGEST_MAP else layout
-
-
-def _sizes(x, layout):
-    """(N, H, W, C) of a map in some layout."""
-    return tuple(x.shape[layout.index(axis)] for axis in "NHWC")
+        return (isinstance(layer, nn.Conv2D) and tuple(layer._stride) != (1, 1)
+                and pixels <= LARGEST_IMAGE // 4)
+    return pixels <= LARGEST_MAP
 
 
 @contextlib.contextmanager
-def in_layout(layer, layout):
-    """Inside, a layer and the layers in it take and give maps as NHWC or as HWNC.
+def channels_last(layer):
+    """Inside, a layer and the layers in it take and give maps as (N, H, W, C).
 
-    Convolutions become those of this file; layers with a data format get the one with the channels
-    last; those that say `any_layout = True` of themselves do what their parts do. Any other layer,
-    such as an attention module that somebody wrote for (N, C, H, W), has its maps turned before
-    and after.
+    Convolutions become those of this file; layers with a data format get the other one; those
+    that say `any_layout = True` of themselves do what their parts do. Any other layer, such as an
+    attention module that somebody wrote for (N, C, H, W), has its maps turned before and after.
     """
     changed = []
 
@@ -111,9 +93,7 @@ def in_layout(layer, layout):
 
     def visit(part):
         if type(part) is nn.Conv2D:
-            change(part, "forward", partial(_layer_forward, part, layout))
-        elif layout == "HWNC" and isinstance(part, POOLING):
-            change(part, "forward", partial(_turned, part.forward, layout))
+            change(part, "forward", partial(_layer_forward, part))
         elif getattr(part, "_data_format", None) == "NCHW":
             change(part, "_data_format", "NHWC")
         elif getattr(part, "data_format", None) == "NCHW":
@@ -122,7 +102,7 @@ def in_layout(layer, layout):
             for child in part.children():
                 visit(child)
         else:
-            change(part, "forward", partial(_turned, part.forward, layout))
+            change(part, "forward", partial(_turned, part.forward))
 
     visit(layer)
     try:
@@ -136,46 +116,43 @@ def in_layout(layer, layout):
 
 
 ANY_LAYOUT = (nn.Sequential, nn.ReLU, nn.Identity, nn.Sigmoid)
-POOLING = (nn.MaxPool2D, nn.AvgPool2D, nn.AdaptiveAvgPool2D)
 
 
-def _turned(forward, layout, x):
-    return forward(x.transpose(TURN[layout, "NCHW"])).transpose(TURN["NCHW", layout])
+def _turned(forward, x):
+    return forward(x.transpose([0, 3, 1, 2])).transpose([0, 2, 3, 1])
 
 
-def _layer_forward(layer, layout, x):
-    """`forward` of a Conv2D in another layout."""
+def _layer_forward(layer, x):
+    """`forward` of a Conv2D whose maps lie channels last."""
     padding = layer._updated_padding
     if layer._padding_mode != "zeros" or isinstance(padding, str):
-        return _turned(partial(nn.Conv2D.forward, layer), layout, x)
+        return _turned(partial(nn.Conv2D.forward, layer), x)
     padding = (padding, padding) if isinstance(padding, int) else tuple(padding)
     if len(padding) != 2:
-        return _turned(partial(nn.Conv2D.forward, layer), layout, x)
+        return _turned(partial(nn.Conv2D.forward, layer), x)
     return conv2d(x, layer.weight, layer.bias, tuple(layer._stride), padding,
-                  tuple(layer._dilation), layer._groups, layout)
+                  tuple(layer._dilation), layer._groups)
 
 
-def conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1,
-           layout="HWNC"):
-    """A convolution of maps in a layout: (H, W, N, C) -> (H', W', N, C'), or NHWC.
+def conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
+    """A convolution of maps that lie channels last: (N, H, W, C) -> (N, H', W', C').
 
     weight (C', C / groups, kh, kw) as in `nn.Conv2D`; stride, padding and dilation are pairs.
     Values and gradients are those of `paddle.nn.functional.conv2d` up to rounding.
     """
-    _, h, w, channels = _sizes(x, layout)
+    _, h, w, channels = x.shape
     small = h * w <= LARGEST_MAP or tuple(weight.shape[2:]) == (1, 1)
     few = channels <= FEW_CHANNELS and h * w <= LARGEST_IMAGE
     if not (groups == 1 and dilation == (1, 1) and x.dtype == paddle.float32
             and x.place.is_cpu_place() and (small or few)):
-        y = F.conv2d(x.transpose(TURN[layout, "NCHW"]), weight, bias, stride, padding, dilation,
-                     groups)
-        return y.transpose(TURN["NCHW", layout])
-    y = _convolve(x, weight, stride, padding, layout)
+        y = F.conv2d(x.transpose([0, 3, 1, 2]), weight, bias, stride, padding, dilation, groups)
+        return y.transpose([0, 2, 3, 1])
+    y = _convolve(x, weight, stride, padding)
     return y if bias is None else y + bias
 
 
-def _convolve(x, weight, stride, padding, layout):
-    n, h, w, c_in = _sizes(x, layout)
+def _convolve(x, weight, stride, padding):
+    n, h, w, c_in = x.shape
     c_out, _, kh, kw = weight.shape
     y0, y1, top, bottom = _used(h, kh, stride[0], padding[0])
     x0, x1, left, right = _used(w, kw, stride[1], padding[1])
@@ -184,13 +161,13 @@ def _convolve(x, weight, stride, padding, layout):
         weight = paddle.matmul(weight.reshape([-1, kh * kw]),
                                _selection((kh, kw), (y0, y1), (x0, x1)))
         weight = weight.reshape([c_out, c_in, *kernel])
-    if padding == (0, 0, 0, 0) and kernel == (1, 1) and (stride == (1, 1) or h == w == 1):
-        rows = x.reshape([n * h * w, c_in])
-        y = paddle.matmul(rows, weight.reshape([c_out, c_in]), transpose_y=True)
-        return y.reshape([*x.shape[:3], c_out])
-    if kernel == (3, 3) and stride == (1, 1) and layout == "HWNC":
+    if padding == (0, 0, 0, 0) and kernel == (h, w):
+        return _pixels(x, weight).reshape([n, 1, 1, c_out])
+    if padding == (0, 0, 0, 0) and kernel == stride == (1, 1):
+        return _pixels(x, weight).reshape([n, h, w, c_out])
+    if kernel == (3, 3) and stride == (1, 1):
         return _Winograd.apply(x, weight, padding)
-    return _Gathered.apply(x, weight, stride, padding, layout)
+    return _Gathered.apply(x, weight, stride, padding)
 
 
 def _used(size, kernel, stride, padding):
@@ -211,6 +188,23 @@ def _selection(kernel, rows, columns):
 
 def _constant(array, dtype):
     return paddle.to_tensor(np.ascontiguousarray(array, dtype=dtype), place=paddle.CPUPlace())
+
+
+# --------------------------------------------------------------------------------------- pixels
+
+def _pixels(x, weight):
+    """Every kernel sees whole pixels that lie one after the other in memory."""
+    c_out, c_in, kh, kw = weight.shape
+    rows = x.reshape([-1, kh * kw * c_in])
+    return paddle.matmul(rows, _as_matrix(weight), transpose_y=True)
+
+
+def _as_matrix(weight):
+    """(C', C, kh, kw) -> (C', kh*kw*C)"""
+    c_out, c_in, kh, kw = weight.shape
+    if kh * kw > 1:
+        weight = weight.transpose([0, 2, 3, 1])
+    return weight.reshape([c_out, kh * kw * c_in])
 
 
 # ------------------------------------------------------------------------------------- winograd
@@ -242,8 +236,8 @@ def _winograd_1d(m, r):
 
 
 def _winograd_axis(size, out, before):
-    """The same for a whole axis of `size` pixels, `before` of padding and `out` outputs, cut into
-    tiles of at most four outputs: A (out, points, tiles), B (points, tiles, size), G (points, 3)."""
+    """The same for an axis of `size` pixels, `before` of padding and `out` outputs, cut into tiles
+    of at most four outputs: A (out, points, tiles), B (points, tiles, size), G (points, 3)."""
     m = min(4, out)
     tiles = -(-out // m)
     a, b, g = _winograd_1d(m, 3)
@@ -269,56 +263,62 @@ def _winograd(h, w, padding):
     return *(_constant(matrix, "float32") for matrix in (a, b, g)), out_h, out_w
 
 
-class _Winograd(PyLayer):
-    """(H, W, N, C) -> (H', W', N, C'); the matrices mix the pixels of a map, so their other factor
-    is the map as (H*W, N*C)."""
+@lru_cache(maxsize=64)
+def _swap(a, b):
+    """Takes rows in the order (a, b) to the order (b, a)."""
+    return _constant(np.arange(a * b).reshape(a, b).T.reshape(-1), "int32")
 
+
+class _Winograd(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, padding):
-        h, w, n, c_in = x.shape
+        n, h, w, c_in = x.shape
         c_out = weight.shape[0]
         a, b, g, out_h, out_w = _winograd(h, w, padding)
         points = g.shape[0]
-        v = paddle.matmul(b, x.reshape([h * w, n * c_in])).reshape([points, -1, c_in])
+        x_rows = paddle.gather(x.reshape([n * h * w, c_in]), _swap(n, h * w))
+        v = paddle.matmul(b, x_rows.reshape([h * w, n * c_in])).reshape([points, -1, c_in])
         u = paddle.matmul(g, weight.reshape([c_out * c_in, 9]), transpose_y=True)
         u = u.reshape([points, c_out, c_in])
         y = paddle.matmul(v, u, transpose_y=True)  # (points, tiles*N, C')
         y = paddle.matmul(a, y.reshape([a.shape[1], n * c_out]))  # (H'*W', N*C')
         ctx.save_for_backward(v, u)
-        ctx.known = a, b, g, x.shape, not x.stop_gradient
-        return y.reshape([out_h, out_w, n, c_out])
+        ctx.known = a, b, g, n, h, w, out_h, out_w
+        ctx.x_wanted = not x.stop_gradient
+        y = paddle.gather(y.reshape([out_h * out_w * n, c_out]), _swap(out_h * out_w, n))
+        return y.reshape([n, out_h, out_w, c_out])
 
     @staticmethod
     def backward(ctx, grad):
         v, u = ctx.saved_tensor()
-        a, b, g, shape, x_wanted = ctx.known
+        a, b, g, n, h, w, out_h, out_w = ctx.known
         points, c_out, c_in = u.shape
-        grad = paddle.matmul(a, grad.reshape([a.shape[0], -1]), transpose_x=True)
+        grad = paddle.gather(grad.reshape([n * out_h * out_w, c_out]), _swap(n, out_h * out_w))
+        grad = paddle.matmul(a, grad.reshape([out_h * out_w, n * c_out]), transpose_x=True)
         grad = grad.reshape([points, -1, c_out])
         grad_weight = paddle.matmul(grad, v, transpose_x=True).reshape([points, c_out * c_in])
         grad_weight = paddle.matmul(grad_weight, g, transpose_x=True)
         grad_weight = grad_weight.reshape([c_out, c_in, 3, 3])
-        if not x_wanted:
+        if not ctx.x_wanted:
             return None, grad_weight
-        grad_x = paddle.matmul(grad, u).reshape([b.shape[0], -1])
-        return paddle.matmul(b, grad_x, transpose_x=True).reshape(shape), grad_weight
+        grad_x = paddle.matmul(grad, u).reshape([b.shape[0], n * c_in])
+        grad_x = paddle.matmul(b, grad_x, transpose_x=True)
+        grad_x = paddle.gather(grad_x.reshape([h * w * n, c_in]), _swap(h * w, n))
+        return grad_x.reshape([n, h, w, c_in]), grad_weight
 
 
 # ------------------------------------------------------------------------------------- gathered
 
 @lru_cache(maxsize=64)
-def _places(n, h, w, kernel, stride, padding, layout):
-    """Row numbers of the pixels that each window sees: (N, H', W', kh, kw), or (H', W', N, kh, kw);
-    N*H*W is padding."""
+def _places(n, h, w, kernel, stride, padding):
+    """Row numbers (N, H', W', kh, kw) of the pixels that each window sees; N*H*W is padding."""
     (kh, kw), (sy, sx), (top, bottom, left, right) = kernel, stride, padding
     out_h, out_w = (h + top + bottom - kh) // sy + 1, (w + left + right - kw) // sx + 1
     y = (np.arange(out_h) * sy - top)[:, None, None, None] + np.arange(kh)[:, None]
     x = (np.arange(out_w) * sx - left)[:, None, None] + np.arange(kw)
     inside = (0 <= y) & (y < h) & (0 <= x) & (x < w)
-    image = np.arange(n)[:, None, None, None, None]
-    row = image * (h * w) + y * w + x if layout == "NHWC" else (y * w + x) * n + image
-    places = np.where(inside, row, n * h * w)
-    return places if layout == "NHWC" else places.transpose(1, 2, 0, 3, 4)
+    first = np.arange(n)[:, None, None, None, None] * (h * w)
+    return np.where(inside, first + y * w + x, n * h * w)
 
 
 @lru_cache(maxsize=64)
@@ -344,60 +344,49 @@ def _with_zeros(rows):
     return paddle.concat([rows, paddle.zeros([1, rows.shape[1]], rows.dtype)])
 
 
-def _windows(x, kernel, stride, padding, layout):
-    """The window of every output pixel as a row, (N*H'*W', kh*kw*C), in the order of the layout."""
-    n, h, w, c = _sizes(x, layout)
+def _windows(x, kernel, stride, padding):
+    """(N, H, W, C) -> (N*H'*W', kh*kw*C)"""
+    n, h, w, c = x.shape
     (kh, kw), (sy, sx), (top, bottom, left, right) = kernel, stride, padding
-    if c <= FEW_CHANNELS < kw * c and kh > 1 and layout == "NHWC":
-        # To copy longer pieces: first along x, then along y.
-        rows = _windows(x, (1, kw), (1, sx), (0, 0, left, right), layout)
+    if c <= FEW_CHANNELS < kw * c and kh > 1:  # to copy longer pieces: first along x, then along y
+        rows = _windows(x, (1, kw), (1, sx), (0, 0, left, right))
         rows = rows.reshape([n, h, rows.shape[0] // (n * h), kw * c])
-        return _windows(rows, (kh, 1), (sy, 1), (top, bottom, 0, 0), layout)
+        return _windows(rows, (kh, 1), (sy, 1), (top, bottom, 0, 0))
     rows = x.reshape([n * h * w, c])
     if max(padding) > 0:
         rows = _with_zeros(rows)
-    table = _window_table(n, h, w, kernel, stride, padding, layout)
+    table = _window_table(n, h, w, kernel, stride, padding)
     return paddle.gather(rows, table).reshape([-1, kh * kw * c])
-
-
-def _as_matrix(weight):
-    """(C', C, kh, kw) -> (C', kh*kw*C)"""
-    c_out, c_in, kh, kw = weight.shape
-    if kh * kw > 1:
-        weight = weight.transpose([0, 2, 3, 1])
-    return weight.reshape([c_out, kh * kw * c_in])
 
 
 class _Gathered(PyLayer):
     @staticmethod
-    def forward(ctx, x, weight, stride, padding, layout):
-        n, h, w, _ = _sizes(x, layout)
+    def forward(ctx, x, weight, stride, padding):
+        n, h, w, _ = x.shape
         c_out, _, kh, kw = weight.shape
         top, bottom, left, right = padding
         ctx.save_for_backward(x, weight)
-        ctx.known = stride, padding, layout, not x.stop_gradient
-        rows = _windows(x, (kh, kw), stride, padding, layout)
+        ctx.stride, ctx.padding, ctx.x_wanted = stride, padding, not x.stop_gradient
+        rows = _windows(x, (kh, kw), stride, padding)
         y = paddle.matmul(rows, _as_matrix(weight), transpose_y=True)
-        sizes = {"N": n, "H": (h + top + bottom - kh) // stride[0] + 1,
-                 "W": (w + left + right - kw) // stride[1] + 1, "C": c_out}
-        return y.reshape([sizes[axis] for axis in layout])
+        return y.reshape([n, (h + top + bottom - kh) // stride[0] + 1,
+                          (w + left + right - kw) // stride[1] + 1, c_out])
 
     @staticmethod
     def backward(ctx, grad):
         x, weight = ctx.saved_tensor()
-        stride, padding, layout, x_wanted = ctx.known
-        n, h, w, c_in = _sizes(x, layout)
+        n, h, w, c_in = x.shape
         c_out, _, kh, kw = weight.shape
         grad = grad.reshape([-1, c_out])
         # Made again rather than kept: they are nine times the map.
-        rows = _windows(x, (kh, kw), stride, padding, layout)
+        rows = _windows(x, (kh, kw), ctx.stride, ctx.padding)
         grad_weight = paddle.matmul(grad, rows, transpose_x=True)
         grad_weight = grad_weight.reshape([c_out, kh, kw, c_in]).transpose([0, 3, 1, 2])
-        if not x_wanted:
+        if not ctx.x_wanted:
             return None, grad_weight
         rows = _with_zeros(paddle.matmul(grad, _as_matrix(weight)).reshape([-1, c_in]))
-        tables = _reader_tables(n, h, w, (kh, kw), stride, padding, layout)
+        tables = _reader_tables(n, h, w, (kh, kw), ctx.stride, ctx.padding)
         grad_x = paddle.gather(rows, tables[0])
         for table in tables[1:]:
             grad_x.add_(paddle.gather(rows, table))
-        return grad_x.reshape(x.shape), grad_weight
+        return grad_x.reshape([n, h, w, c_in]), grad_weight
