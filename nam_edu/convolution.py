@@ -94,6 +94,9 @@ def channels_last(layer):
     def visit(part):
         if type(part) is nn.Conv2D:
             change(part, "forward", partial(_layer_forward, part))
+        elif type(part) is nn.MaxPool2D:
+            change(part, "data_format", "NHWC")
+            change(part, "forward", partial(_max_pool, part))
         elif getattr(part, "_data_format", None) == "NCHW":
             change(part, "_data_format", "NHWC")
         elif getattr(part, "data_format", None) == "NCHW":
@@ -134,6 +137,21 @@ def _layer_forward(layer, x):
                   tuple(layer._dilation), layer._groups)
 
 
+def _max_pool(layer, x):
+    """`forward` of a MaxPool2D whose maps lie channels last: the same numbers, but the gradient
+    does not search for the maximum again. Paddle's three-dimensional pooling notes where it was;
+    windows of depth 1 along the channels make it two-dimensional."""
+    if (layer.ceil_mode or layer.return_mask or not isinstance(layer.padding, int)
+            or x.stop_gradient or not paddle.is_grad_enabled()):
+        return nn.MaxPool2D.forward(layer, x)
+    kernel = layer.ksize
+    stride = kernel if layer.stride is None else layer.stride
+    kernel, stride = ((v, v) if isinstance(v, int) else tuple(v) for v in (kernel, stride))
+    y, _ = F.max_pool3d(x.unsqueeze(1), (*kernel, 1), (*stride, 1),
+                        (layer.padding, layer.padding, 0), return_mask=True)
+    return y.squeeze(1)
+
+
 def conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
     """A convolution of maps that lie channels last: (N, H, W, C) -> (N, H', W', C').
 
@@ -151,6 +169,31 @@ def conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1),
     return y if bias is None else y + bias
 
 
+_kept_weights = None  # a dictionary inside `fixed_weights`
+
+
+@contextlib.contextmanager
+def fixed_weights():
+    """Inside, the caller promises, no weight changes: what the convolutions make of their weights
+    is made once, not for every batch. For passes over many images without gradients."""
+    global _kept_weights
+    before, _kept_weights = _kept_weights, {}
+    try:
+        yield
+    finally:
+        _kept_weights = before
+
+
+def _made(make, weight, *shape):
+    """make(weight, *shape); inside `fixed_weights` the same as last time."""
+    if _kept_weights is None or paddle.is_grad_enabled():
+        return make(weight, *shape)
+    key = id(weight), make, shape
+    if key not in _kept_weights:
+        _kept_weights[key] = make(weight, *shape), weight  # held, so that no other takes its id
+    return _kept_weights[key][0]
+
+
 def _convolve(x, weight, stride, padding):
     n, h, w, c_in = x.shape
     c_out, _, kh, kw = weight.shape
@@ -158,16 +201,18 @@ def _convolve(x, weight, stride, padding):
     x0, x1, left, right = _used(w, kw, stride[1], padding[1])
     kernel, padding = (y1 - y0, x1 - x0), (top, bottom, left, right)
     if kernel != (kh, kw):  # the rest of the kernel only ever meets padding
-        weight = paddle.matmul(weight.reshape([-1, kh * kw]),
-                               _selection((kh, kw), (y0, y1), (x0, x1)))
-        weight = weight.reshape([c_out, c_in, *kernel])
+        weight = _made(_cropped, weight, (y0, y1), (x0, x1))
     if padding == (0, 0, 0, 0) and kernel == (h, w):
         return _pixels(x, weight).reshape([n, 1, 1, c_out])
     if padding == (0, 0, 0, 0) and kernel == stride == (1, 1):
         return _pixels(x, weight).reshape([n, h, w, c_out])
     if kernel == (3, 3) and stride == (1, 1):
-        return _Winograd.apply(x, weight, padding)
-    return _Gathered.apply(x, weight, stride, padding)
+        if paddle.is_grad_enabled():
+            return _Winograd.apply(x, weight, padding)
+        return _winograd_forward(x, _made(_winograd_weight, weight, h, w, padding), padding)[0]
+    if paddle.is_grad_enabled():
+        return _Gathered.apply(x, weight, stride, padding)
+    return _gathered_forward(x, weight, stride, padding)[0]
 
 
 def _used(size, kernel, stride, padding):
@@ -177,6 +222,13 @@ def _used(size, kernel, stride, padding):
     first = max(0, padding - (out - 1) * stride)
     last = min(kernel, size + padding)
     return first, last, padding - first, (out - 1) * stride - padding + last - size
+
+
+def _cropped(weight, rows, columns):
+    """The taps in these rows and columns: (C', C, kh, kw) -> (C', C, rows, columns)."""
+    c_out, c_in, kh, kw = weight.shape
+    taps = paddle.matmul(weight.reshape([-1, kh * kw]), _selection((kh, kw), rows, columns))
+    return taps.reshape([c_out, c_in, rows[1] - rows[0], columns[1] - columns[0]])
 
 
 @lru_cache(maxsize=64)
@@ -196,7 +248,7 @@ def _pixels(x, weight):
     """Every kernel sees whole pixels that lie one after the other in memory."""
     c_out, c_in, kh, kw = weight.shape
     rows = x.reshape([-1, kh * kw * c_in])
-    return paddle.matmul(rows, _as_matrix(weight), transpose_y=True)
+    return paddle.matmul(rows, _made(_as_matrix, weight), transpose_y=True)
 
 
 def _as_matrix(weight):
@@ -269,24 +321,37 @@ def _swap(a, b):
     return _constant(np.arange(a * b).reshape(a, b).T.reshape(-1), "int32")
 
 
+def _winograd_weight(weight, h, w, padding):
+    """(C', C, 3, 3) -> (points, C', C)"""
+    g = _winograd(h, w, padding)[2]
+    u = paddle.matmul(g, weight.reshape([-1, 9]), transpose_y=True)
+    return u.reshape([g.shape[0], *weight.shape[:2]])
+
+
+def _winograd_forward(x, u, padding):
+    """(the convolution of x, the transformed x), with the transformed weight u."""
+    n, h, w, c_in = x.shape
+    a, b, _, out_h, out_w = _winograd(h, w, padding)
+    points, c_out, _ = u.shape
+    x_rows = paddle.gather(x.reshape([n * h * w, c_in]), _swap(n, h * w))
+    v = paddle.matmul(b, x_rows.reshape([h * w, n * c_in])).reshape([points, -1, c_in])
+    y = paddle.matmul(v, u, transpose_y=True)  # (points, tiles*N, C')
+    y = paddle.matmul(a, y.reshape([a.shape[1], n * c_out]))  # (H'*W', N*C')
+    y = paddle.gather(y.reshape([out_h * out_w * n, c_out]), _swap(out_h * out_w, n))
+    return y.reshape([n, out_h, out_w, c_out]), v
+
+
 class _Winograd(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, padding):
-        n, h, w, c_in = x.shape
-        c_out = weight.shape[0]
-        a, b, g, out_h, out_w = _winograd(h, w, padding)
-        points = g.shape[0]
-        x_rows = paddle.gather(x.reshape([n * h * w, c_in]), _swap(n, h * w))
-        v = paddle.matmul(b, x_rows.reshape([h * w, n * c_in])).reshape([points, -1, c_in])
-        u = paddle.matmul(g, weight.reshape([c_out * c_in, 9]), transpose_y=True)
-        u = u.reshape([points, c_out, c_in])
-        y = paddle.matmul(v, u, transpose_y=True)  # (points, tiles*N, C')
-        y = paddle.matmul(a, y.reshape([a.shape[1], n * c_out]))  # (H'*W', N*C')
+        n, h, w, _ = x.shape
+        u = _winograd_weight(weight, h, w, padding)
+        y, v = _winograd_forward(x, u, padding)
         ctx.save_for_backward(v, u)
+        a, b, g, out_h, out_w = _winograd(h, w, padding)
         ctx.known = a, b, g, n, h, w, out_h, out_w
-        ctx.x_wanted = not x.stop_gradient
-        y = paddle.gather(y.reshape([out_h * out_w * n, c_out]), _swap(out_h * out_w, n))
-        return y.reshape([n, out_h, out_w, c_out])
+        ctx.wanted = not x.stop_gradient, not weight.stop_gradient  # None is due for the others
+        return y
 
     @staticmethod
     def backward(ctx, grad):
@@ -296,15 +361,18 @@ class _Winograd(PyLayer):
         grad = paddle.gather(grad.reshape([n * out_h * out_w, c_out]), _swap(n, out_h * out_w))
         grad = paddle.matmul(a, grad.reshape([out_h * out_w, n * c_out]), transpose_x=True)
         grad = grad.reshape([points, -1, c_out])
-        grad_weight = paddle.matmul(grad, v, transpose_x=True).reshape([points, c_out * c_in])
-        grad_weight = paddle.matmul(grad_weight, g, transpose_x=True)
-        grad_weight = grad_weight.reshape([c_out, c_in, 3, 3])
-        if not ctx.x_wanted:
-            return None, grad_weight
-        grad_x = paddle.matmul(grad, u).reshape([b.shape[0], n * c_in])
-        grad_x = paddle.matmul(b, grad_x, transpose_x=True)
-        grad_x = paddle.gather(grad_x.reshape([h * w * n, c_in]), _swap(h * w, n))
-        return grad_x.reshape([n, h, w, c_in]), grad_weight
+        grad_x = grad_weight = None
+        if ctx.wanted[1]:
+            grad_weight = paddle.matmul(grad, v, transpose_x=True)
+            grad_weight = grad_weight.reshape([points, c_out * c_in])
+            grad_weight = paddle.matmul(grad_weight, g, transpose_x=True)
+            grad_weight = grad_weight.reshape([c_out, c_in, 3, 3])
+        if ctx.wanted[0]:
+            grad_x = paddle.matmul(grad, u).reshape([b.shape[0], n * c_in])
+            grad_x = paddle.matmul(b, grad_x, transpose_x=True)
+            grad_x = paddle.gather(grad_x.reshape([h * w * n, c_in]), _swap(h * w, n))
+            grad_x = grad_x.reshape([n, h, w, c_in])
+        return grad_x, grad_weight
 
 
 # ------------------------------------------------------------------------------------- gathered
@@ -359,33 +427,40 @@ def _windows(x, kernel, stride, padding):
     return paddle.gather(rows, table).reshape([-1, kh * kw * c])
 
 
+def _gathered_forward(x, weight, stride, padding):
+    """(the convolution of x, its windows)"""
+    n, h, w, _ = x.shape
+    c_out, _, kh, kw = weight.shape
+    top, bottom, left, right = padding
+    rows = _windows(x, (kh, kw), stride, padding)
+    y = paddle.matmul(rows, _made(_as_matrix, weight), transpose_y=True)
+    return y.reshape([n, (h + top + bottom - kh) // stride[0] + 1,
+                      (w + left + right - kw) // stride[1] + 1, c_out]), rows
+
+
 class _Gathered(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, stride, padding):
-        n, h, w, _ = x.shape
-        c_out, _, kh, kw = weight.shape
-        top, bottom, left, right = padding
-        ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.padding, ctx.x_wanted = stride, padding, not x.stop_gradient
-        rows = _windows(x, (kh, kw), stride, padding)
-        y = paddle.matmul(rows, _as_matrix(weight), transpose_y=True)
-        return y.reshape([n, (h + top + bottom - kh) // stride[0] + 1,
-                          (w + left + right - kw) // stride[1] + 1, c_out])
+        y, rows = _gathered_forward(x, weight, stride, padding)
+        ctx.save_for_backward(rows, weight)
+        ctx.known = x.shape, stride, padding
+        ctx.wanted = not x.stop_gradient, not weight.stop_gradient
+        return y
 
     @staticmethod
     def backward(ctx, grad):
-        x, weight = ctx.saved_tensor()
-        n, h, w, c_in = x.shape
+        rows, weight = ctx.saved_tensor()
+        (n, h, w, c_in), stride, padding = ctx.known
         c_out, _, kh, kw = weight.shape
         grad = grad.reshape([-1, c_out])
-        # Made again rather than kept: they are nine times the map.
-        rows = _windows(x, (kh, kw), ctx.stride, ctx.padding)
-        grad_weight = paddle.matmul(grad, rows, transpose_x=True)
-        grad_weight = grad_weight.reshape([c_out, kh, kw, c_in]).transpose([0, 3, 1, 2])
-        if not ctx.x_wanted:
+        grad_weight = None
+        if ctx.wanted[1]:
+            grad_weight = paddle.matmul(grad, rows, transpose_x=True)
+            grad_weight = grad_weight.reshape([c_out, kh, kw, c_in]).transpose([0, 3, 1, 2])
+        if not ctx.wanted[0]:
             return None, grad_weight
         rows = _with_zeros(paddle.matmul(grad, _as_matrix(weight)).reshape([-1, c_in]))
-        tables = _reader_tables(n, h, w, (kh, kw), ctx.stride, ctx.padding)
+        tables = _reader_tables(n, h, w, (kh, kw), stride, padding)
         grad_x = paddle.gather(rows, tables[0])
         for table in tables[1:]:
             grad_x.add_(paddle.gather(rows, table))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import paddle
 
+from .convolution import fixed_weights
 from .data import normalise, superclasses
 
 
@@ -90,7 +91,7 @@ def predict(network, images, batch_size=256):
     network.eval()
     logits = []
     try:
-        with paddle.no_grad():
+        with paddle.no_grad(), fixed_weights():
             for start in range(0, len(images), batch_size):
                 batch = normalise(images[start:start + batch_size], *network.normalization)
                 logits.append(network(paddle.to_tensor(batch)).numpy())

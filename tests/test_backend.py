@@ -118,7 +118,7 @@ import nam_edu; nam_edu.setup()
 import numpy as np, paddle
 from nam_edu.resnet import resnet18
 network = resnet18(width=16)
-optimizer = paddle.optimizer.Momentum(0.001, 0.9, parameters=network.parameters())
+optimizer = paddle.optimizer.Momentum(0.0005, 0.9, parameters=network.parameters())
 rng = np.random.default_rng(0)
 x = paddle.to_tensor(rng.normal(size=(64, 3, 32, 32)).astype("float32"))
 y = paddle.to_tensor(rng.integers(0, 100, 64))

@@ -69,6 +69,44 @@ def test_the_shapes_of_the_networks(size, c_in, c_out, kernel, stride):
             (kernel // 2, kernel // 2), False)
 
 
+@pytest.mark.parametrize("frozen", ["x", "weight"])
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (1, 1)])
+def test_frozen_inputs_and_weights(frozen, kernel, stride):
+    rng = np.random.default_rng(0)
+    x = paddle.to_tensor(rng.normal(size=(3, 4, 4, 5)).astype("float32"))
+    weight = paddle.to_tensor(rng.normal(size=(6, 5, kernel, kernel)).astype("float32"))
+    x.stop_gradient, weight.stop_gradient = frozen == "x", frozen == "weight"
+    options = {"stride": (stride, stride), "padding": (kernel // 2, kernel // 2)}
+    gradients = []
+    for conv in (convolution.conv2d, lambda v, *a, **k: F.conv2d(
+            v.transpose([0, 3, 1, 2]), *a, **k).transpose([0, 2, 3, 1])):
+        conv(x, weight, **options).square().sum().backward()
+        (wanted, other) = (weight, x) if frozen == "x" else (x, weight)
+        assert other.grad is None
+        gradients.append(wanted.grad.numpy())
+        wanted.clear_grad()
+    np.testing.assert_allclose(gradients[0], gradients[1], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [16, 15])
+def test_max_pool_is_paddles_to_the_last_bit(size):
+    """Also where values are equal, as after a ReLU."""
+    pool = nn.MaxPool2D(3, stride=2, padding=1)
+    values = np.maximum(np.random.default_rng(0).normal(size=(4, 7, size, size)), 0)
+    results = []
+    for last in (False, True):
+        x = paddle.to_tensor(values.astype("float32"), stop_gradient=False)
+        if last:
+            with convolution.channels_last(pool):
+                y = pool(x.transpose([0, 2, 3, 1])).transpose([0, 3, 1, 2])
+        else:
+            y = pool(x)
+        y.square().sum().backward()
+        results.append((y.numpy(), x.grad.numpy()))
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][1], results[1][1])
+
+
 def test_other_types_groups_and_dilation_go_to_paddles_kernel():
     compare(2, 4, 6, 5, 5, (3, 3), (1, 1), (1, 1), True, dtype="float64")
     rng = np.random.default_rng(0)
@@ -192,3 +230,21 @@ def test_it_is_really_used(monkeypatch):
     network = resnet18(width=4)
     network(paddle.randn([8, 3, 32, 32]))
     assert len(used) == (20 if paddle.device.get_device() == "cpu" else 0)
+
+
+def test_fixed_weights_are_made_once_and_forgotten_afterwards(monkeypatch):
+    network = resnet18(width=4)
+    network.eval()
+    x = paddle.randn([8, 3, 32, 32])
+    made = []
+    normal = convolution._winograd_weight
+    monkeypatch.setattr(convolution, "_winograd_weight", lambda *a: made.append(1) or normal(*a))
+    with paddle.no_grad():
+        expected = network(x)
+        one_pass = len(made)
+        with convolution.fixed_weights():
+            for _ in range(3):
+                np.testing.assert_array_equal(network(x).numpy(), expected.numpy())
+        assert one_pass > 0 and len(made) == 2 * one_pass
+        network.layer1[0].conv1.weight.set_value(network.layer1[0].conv1.weight * 2)
+        assert (network(x).numpy() != expected.numpy()).any()
