@@ -8,7 +8,6 @@ round; a ratio is the median of the ratios within each round.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -25,8 +24,8 @@ SETTINGS = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "NAM_EDU_CPU_TUNING", "NAM_
 # ------------------------------------------------------------------------- in the child process
 
 def build_paddle(spec):
-    """(a training step, an inference step, the rate of large matrix products, the context of a pass
-    of inference) of a Paddle contender."""
+    """Functions of a Paddle contender: train(steps), infer(batches), and the rate of large matrix
+    products."""
     from nam_edu.backend import import_paddle, tune_cpu
 
     tune_cpu()
@@ -50,30 +49,33 @@ def build_paddle(spec):
     x = paddle.to_tensor(rng.normal(size=shape).astype("float32"))
     y = paddle.to_tensor(rng.integers(0, 100, spec["batch"]))
 
-    def train():
+    def train(steps):
         network.train()
-        loss = paddle.nn.functional.cross_entropy(network(x), y)
-        loss.backward()
-        optimizer.step()
-        optimizer.clear_grad()
-        return float(loss)
+        for _ in range(steps):
+            loss = paddle.nn.functional.cross_entropy(network(x), y)
+            loss.backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            float(loss)
 
-    def infer():
+    def infer(batches):
         network.eval()
-        with paddle.no_grad():
-            return float(network(x)[0, 0])
+        if spec["network"] == "nam_edu":  # as `evaluation.predict` does
+            from nam_edu.convolution import outputs
+
+            for logits in outputs(network, [x] * batches, parallel=True):
+                float(logits[0, 0])
+        else:
+            with paddle.no_grad():
+                for _ in range(batches):
+                    float(network(x)[0, 0])
 
     def peak():
         from nam_edu.doctor import matrix_product_rate
 
         return matrix_product_rate(paddle, 2048, 0.5)
 
-    if spec["network"] == "nam_edu":
-        # As `evaluation.predict` does: a pass over many images, in which no weight changes.
-        from nam_edu.convolution import fixed_weights
-
-        return train, infer, peak, fixed_weights
-    return train, infer, peak, contextlib.nullcontext
+    return train, infer, peak
 
 
 def build_torch(spec):
@@ -87,18 +89,20 @@ def build_torch(spec):
     x = torch.randn(spec["batch"], 3, spec["image_size"], spec["image_size"])
     y = torch.randint(0, 100, (spec["batch"],))
 
-    def train():
+    def train(steps):
         network.train()
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(network(x), y)
-        loss.backward()
-        optimizer.step()
-        return float(loss)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(network(x), y)
+            loss.backward()
+            optimizer.step()
+            float(loss)
 
-    def infer():
+    def infer(batches):
         network.eval()
         with torch.inference_mode():
-            return float(network(x)[0, 0])
+            for _ in range(batches):
+                float(network(x)[0, 0])
 
     def peak():
         a, best = torch.rand(2048, 2048), float("inf")
@@ -108,12 +112,12 @@ def build_torch(spec):
             best = min(best, time.perf_counter() - started)
         return 2 * 2048**3 / best / 1e9
 
-    return train, infer, peak, contextlib.nullcontext
+    return train, infer, peak
 
 
 def serve(spec):
     """Do what the lines of standard input say, answer each with a line of JSON."""
-    train, infer, peak, passes = (build_torch if spec["network"] == "torch" else build_paddle)(spec)
+    train, infer, peak = (build_torch if spec["network"] == "torch" else build_paddle)(spec)
     jobs = {"train": train, "infer": infer}
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
@@ -124,9 +128,7 @@ def serve(spec):
             answer = peak_memory()
         else:
             started = time.perf_counter()
-            with passes() if job == "infer" else contextlib.nullcontext():
-                for _ in range(int(count)):
-                    jobs[job]()
+            jobs[job](int(count))
             answer = (time.perf_counter() - started) / int(count)
         print(json.dumps(answer), flush=True)
 
@@ -217,6 +219,8 @@ def alternate(contenders, job, rounds, seconds=1.0):
     for c in contenders:
         c.do(job)  # the first step builds tables and fills caches
         counts[c] = max(1, round(seconds / c.do(job)))
+        if job == "infer":  # batches that run side by side need company to show it
+            counts[c] = max(4, round(seconds / c.do(job, counts[c])))
     times = {c: [] for c in contenders}
     for _ in range(rounds):
         for c in contenders:

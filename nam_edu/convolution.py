@@ -18,8 +18,11 @@ Paddle's own up to rounding; gradients of gradients (create_graph=True) are not 
 """
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import contextlib
 import os
+import queue
 from fractions import Fraction
 from functools import lru_cache, partial
 
@@ -167,6 +170,70 @@ def conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1),
         return y.transpose([0, 2, 3, 1])
     y = _convolve(x, weight, stride, padding)
     return y if bias is None else y + bias
+
+
+# ---------------------------------------------------------------------- inference on many images
+
+def outputs(network, batches, parallel=False):
+    """network(batch) of one batch after the other, without gradients, in the mode that it is in.
+
+    parallel: on a CPU and in inference mode let each thread take whole batches, since most of
+    Paddle's operations but the matrix products use one thread only. For networks whose layers
+    remember nothing. Where a hook is registered, batches follow one another all the same.
+    """
+    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+    parallel = (parallel and threads > 1 and os.environ.get("NAM_EDU_CONVOLUTION") != "paddle"
+                and paddle.device.get_device() == "cpu" and not network.training
+                and not _has_hooks(network))
+
+    def run(part, batch):
+        with paddle.no_grad():
+            return part(batch)
+
+    with fixed_weights():
+        if not parallel:
+            yield from (run(network, batch) for batch in batches)
+            return
+        # A thread works on a copy of its own, since `channels_last` changes layers for a moment;
+        # the tensors are the same.
+        copies = queue.SimpleQueue()
+        for _ in range(threads):
+            copies.put(_with_the_same_tensors(network))
+
+        def run_on_a_copy(batch):
+            part = copies.get()
+            try:
+                return run(part, batch)
+            finally:
+                copies.put(part)
+
+        paddle.base.core.set_num_threads(1)
+        waiting = collections.deque()
+        try:
+            for batch in batches:  # a few at a time: the images need not all be there at once
+                waiting.append(_pool(threads).submit(run_on_a_copy, batch))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            concurrent.futures.wait(waiting)
+            paddle.base.core.set_num_threads(threads)
+
+
+@lru_cache(maxsize=None)
+def _pool(threads):
+    """Threads that stay: new ones would have to fetch all their memory from the system again."""
+    return concurrent.futures.ThreadPoolExecutor(threads)
+
+
+def _with_the_same_tensors(layer):
+    twin = object.__new__(type(layer))
+    twin.__dict__.update(layer.__dict__)
+    twin.__dict__["_sub_layers"] = type(layer._sub_layers)(
+        (name, child and _with_the_same_tensors(child)) for name, child in
+        layer._sub_layers.items())
+    return twin
 
 
 _kept_weights = None  # a dictionary inside `fixed_weights`

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import paddle
 
-from .convolution import fixed_weights
+from .convolution import outputs
 from .data import normalise, superclasses
+from .resnet import ResNet
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,15 @@ def predict(network, images, batch_size=256):
     normalisation that the network carries."""
     was_training = network.training
     network.eval()
-    logits = []
+    batches = (paddle.to_tensor(normalise(images[start:start + batch_size],
+                                          *network.normalization))
+               for start in range(0, len(images), batch_size))
     try:
-        with paddle.no_grad(), fixed_weights():
-            for start in range(0, len(images), batch_size):
-                batch = normalise(images[start:start + batch_size], *network.normalization)
-                logits.append(network(paddle.to_tensor(batch)).numpy())
+        return np.concatenate([logits.numpy() for logits in outputs(
+            network, batches, parallel=isinstance(network, ResNet))])
     finally:
         if was_training:
             network.train()
-    return np.concatenate(logits)
 
 
 def evaluate(network, split, batch_size=256):

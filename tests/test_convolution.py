@@ -232,6 +232,25 @@ def test_it_is_really_used(monkeypatch):
     assert len(used) == (20 if paddle.device.get_device() == "cpu" else 0)
 
 
+def test_outputs_in_threads_are_those_of_the_network(monkeypatch):
+    network = resnet18(width=8, attention="cbam")
+    network.eval()
+    batches = [paddle.randn([n, 3, 32, 32]) for n in (16, 16, 16, 5, 16, 16, 16, 3)]
+    with paddle.no_grad():
+        expected = [network(batch).numpy() for batch in batches]
+    for threads in ("1", "2", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        actual = list(convolution.outputs(network, iter(batches), parallel=True))
+        assert len(actual) == len(expected)
+        for a, e in zip(actual, expected):
+            np.testing.assert_allclose(a.numpy(), e, rtol=1e-3, atol=1e-4)
+            assert a.stop_gradient
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with pytest.raises(ValueError):  # an error in a thread comes out, and nothing stays changed
+        list(convolution.outputs(network, [paddle.zeros([2, 5])], parallel=True))
+    list(convolution.outputs(network, batches[:1], parallel=True))
+
+
 def test_fixed_weights_are_made_once_and_forgotten_afterwards(monkeypatch):
     network = resnet18(width=4)
     network.eval()
