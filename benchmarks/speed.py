@@ -233,9 +233,8 @@ def alternate(contenders, job, rounds, seconds=1.0):
 def multiply_adds(depth, stem, image_size):
     """(of a forward pass, of a forward and backward pass) of one image in the convolutions and the
     linear layer, as the plain algorithm does them. The images need no gradient."""
-    from nam_edu.backend import import_paddle
+    import paddle
 
-    paddle = import_paddle()
     from nam_edu.resnet import resnet
 
     network, counts = resnet(depth, attention="none", stem=stem, image_size=image_size), []
@@ -325,10 +324,8 @@ def attentions(rounds, names=("none", "half", "nam", "nam-spatial", "se", "cbam"
 
 def layers_alone(rounds):
     """Forward and backward of one layer on a map of the first stage of ResNet-50."""
-    from nam_edu.backend import import_paddle, tune_cpu
+    import paddle
 
-    tune_cpu()
-    paddle = import_paddle()
     from benchmarks.textbook import ChannelAttention
     from nam_edu.baselines import build_attention
 
@@ -357,14 +354,13 @@ def pipeline(rounds, batch=128, batches=20):
 
     import numpy as np
 
-    from nam_edu.augmentation import Augmentation
-    from nam_edu.backend import import_paddle
-    from nam_edu.data import CIFAR100_MEAN, CIFAR100_STD
-    from nam_edu.training import Batches
-
-    paddle = import_paddle()
+    import paddle
     import paddle.vision.transforms as T
     from PIL import Image
+
+    from nam_edu.augmentation import Augmentation
+    from nam_edu.data import CIFAR100_MEAN, CIFAR100_STD
+    from nam_edu.training import Batches
 
     split = load_split(batch * batches)
 
@@ -461,7 +457,7 @@ def growth(rounds):
     return "\n".join(text)
 
 
-def provenance(arguments):
+def provenance(module, arguments):
     from importlib import metadata
 
     from nam_edu.doctor import installed
@@ -470,7 +466,7 @@ def provenance(arguments):
     versions = ", ".join(f"{name} {installed(name)}"
                          for name in ("paddlepaddle", "paddlepaddle-gpu", "torch", "numpy")
                          if installed(name))
-    return (f"`python -m benchmarks.speed {' '.join(arguments)}`".replace(" `", "`")
+    return (f"`{' '.join(['python -m', module, *arguments])}`"
             + f", {time.strftime('%Y-%m-%d')}, {machine()}, {cores()} threads, Python "
               f"{platform.python_version()}, {versions}, nam_edu {metadata.version('nam_edu')}. "
               "Median [lowest to highest round].")
@@ -494,13 +490,17 @@ def main():
     if args.threads:
         THREADS["OMP_NUM_THREADS"] = str(args.threads)
         os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    from nam_edu.backend import import_paddle, tune_cpu
+
+    tune_cpu()
+    import_paddle()
     parts = {"steps": lambda: steps(args.rounds, args.depths),
              "attention": lambda: attentions(args.rounds),
              "pipeline": lambda: pipeline(args.rounds),
              "start-up": lambda: start_up(args.rounds),
              "growth": lambda: growth(max(3, args.rounds // 2)),
              "cifar-stem": lambda: steps(max(3, args.rounds // 2), [18], "cifar")}
-    text = provenance(sys.argv[1:]) + "\n"
+    text = provenance("benchmarks.speed", sys.argv[1:]) + "\n"
     print(text)
     for part in args.parts:
         result = parts[part]()
