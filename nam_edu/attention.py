@@ -14,7 +14,7 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from .convolution import sigmoid
+from .convolution import gated
 
 
 def gamma_weights(gamma):
@@ -83,13 +83,13 @@ class ChannelNAM(nn.Layer):
         super().__init__()
         self.bn = FoldedBatchNorm(channels, detach_weights=detach_weights)
 
-    def gate(self, x):
-        """The gate Mc(x), between 0 and 1, (N, C, H, W) -> (N, C, H, W)."""
+    def logits(self, x):
+        """W * BN(x), (N, C, H, W) -> (N, C, H, W); the gate Mc(x) is their sigmoid."""
         _refuse_replaced(self.bn, "ChannelNAM")
-        return sigmoid(self.bn(x))
+        return self.bn(x)
 
     def forward(self, x):
-        return self.gate(x) * x
+        return gated(x, self.logits(x))  # sigmoid(logits) * x
 
 
 class SpatialNAM(nn.Layer):
@@ -113,8 +113,8 @@ class SpatialNAM(nn.Layer):
         self.bn = FoldedBatchNorm(self.size[0] * self.size[1], detach_weights=detach_weights)
         self._data_format = "NCHW"
 
-    def gate(self, x):
-        """The gate Ms(x), between 0 and 1, (N, C, H, W) -> (N, C, H, W)."""
+    def logits(self, x):
+        """W * BN_s(x), (N, C, H, W) -> (N, C, H, W); the gate Ms(x) is their sigmoid."""
         _refuse_replaced(self.bn, "SpatialNAM")
         channels_last = self._data_format == "NHWC"  # see `convolution`
         height, width = self.size
@@ -130,10 +130,10 @@ class SpatialNAM(nn.Layer):
             logits = self.bn(x.reshape([0, height * width, -1, 1]), "NCHW")
         else:
             logits = self.bn(x.reshape([0, x.shape[1], 1, -1]), "NHWC")
-        return sigmoid(logits).reshape(x.shape)
+        return logits.reshape(x.shape)
 
     def forward(self, x):
-        return self.gate(x) * x
+        return gated(x, self.logits(x))  # sigmoid(logits) * x
 
 
 class NAM(nn.Layer):
