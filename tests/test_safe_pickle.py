@@ -9,10 +9,10 @@ import pickle
 import pickletools
 import re
 import struct
+import tarfile
 import time
 import tracemalloc
 from collections import OrderedDict
-from pathlib import Path
 
 import numpy as np
 import pytest
