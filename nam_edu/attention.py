@@ -8,7 +8,7 @@ The printed equations stop at the gate M; as in the authors' code, the layers re
 """
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import paddle
 import paddle.nn as nn

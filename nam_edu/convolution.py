@@ -24,7 +24,7 @@ import contextlib
 import os
 import queue
 from fractions import Fraction
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 
 import numpy as np
 import paddle
@@ -250,7 +250,7 @@ def outputs(network, batches, parallel=False):
             paddle.base.core.set_num_threads(threads)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pool(threads):
     """Threads that stay: new ones would have to fetch all their memory from the system again."""
     return concurrent.futures.ThreadPoolExecutor(threads)
