@@ -59,7 +59,9 @@ def main():
 
     tune_cpu()
     paddle = import_paddle()
-    from benchmarks.speed import provenance, table
+    from benchmarks.speed import THREADS, provenance, table
+
+    THREADS["OMP_NUM_THREADS"] = "1"
 
     names, rows = ("Paddle", "gathered", "winograd", "chosen"), []
     for shape in SHAPES:
@@ -80,7 +82,7 @@ def main():
     text = "\n".join(
         ["# One convolution, forward and backward: ms of processor time, best of the rounds", "",
          provenance("benchmarks.convolution", sys.argv[1:]).replace(
-             "Median [lowest to highest round].", "One thread, batch 128."), "",
+             "Median [lowest to highest round].", "Batch 128."), "",
          table(["map", "in", "out", "kernel", "stride", *names], rows), ""])
     print(text)
     if args.out:
