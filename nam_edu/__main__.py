@@ -54,8 +54,8 @@ def parser():
         description="Train a network by a recipe. Every field of the recipe can be changed by an "
                     "option; what is not given stays as the recipe has it.")
     train.add_argument("--recipe", default=None, metavar="NAME",
-                       help="quick (half a minute to two minutes; the default), ci (seconds), tutorial "
-                            "(the original's settings) or official (the authors' script)")
+                       help="quick (half a minute on two server cores; the default), ci (seconds), "
+                            "tutorial (the original's settings) or official (the authors' script)")
     train.add_argument("--data", metavar="DATA",
                        help="shapes100, cifar100 or the path of an archive; default: the recipe's")
     train.add_argument("--out", default="runs/first", metavar="FOLDER",

@@ -118,7 +118,8 @@ def tune_cpu():
 
 def import_paddle():
     """Import Paddle without the lines that it prints about threads and compilers."""
-    for noise in ("No ccache found", "When training, we now always track global mean"):
+    for noise in ("No ccache found", "When training, we now always track global mean",
+                  "You are using GPU version Paddle"):  # `setup` says that in its own line
         warnings.filterwarnings("ignore", message=noise)
     printed = io.StringIO()
     try:
@@ -154,9 +155,12 @@ def setup(seed=0):
     np.random.seed(seed)
     paddle.seed(seed)
     threads = os.environ.get("OMP_NUM_THREADS", "1")
+    device = paddle.device.get_device()
+    if device == "cpu" and paddle.is_compiled_with_cuda():
+        device = "cpu (Paddle's GPU build, but no GPU that it can use)"
     print(" | ".join((
         f"nam_edu {__version__}", f"Paddle {paddle.__version__}",
         f"Python {platform.python_version()}", f"NumPy {np.__version__}",
-        f"{paddle.device.get_device()}, {threads} thread{'s' * (threads != '1')}",
+        f"{device}, {threads} thread{'s' * (threads != '1')}",
         f"set: {', '.join(f'{n}={v}' for n, v in tuned.items()) or 'nothing'}",
         f"data: {data_found()}", f"profile: {profile()}", f"seed {seed}")), flush=True)
