@@ -18,7 +18,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SETTINGS = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "NAM_EDU_CPU_TUNING", "NAM_EDU_CONVOLUTION")
+KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**25),
+               "MALLOC_TOP_PAD_": str(2**26)}
+SETTINGS = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "NAM_EDU_CPU_TUNING", "NAM_EDU_CONVOLUTION",
+            *KEPT_MEMORY)
 
 
 # ------------------------------------------------------------------------- in the child process
@@ -201,7 +204,9 @@ def settings_in_turn():
     yield f"+ {cores()} threads", "textbook", threads
     if dispatch:
         yield f"+ MKL_DEBUG_CPU_TYPE={dispatch}", "textbook", mkl
-    yield "+ NAM in one batch norm", "nam_edu", {**mkl, "NAM_EDU_CONVOLUTION": "paddle"}
+    kept = {**mkl, **KEPT_MEMORY}
+    yield "+ malloc keeps memory", "textbook", kept
+    yield "+ NAM in one batch norm", "nam_edu", {**kept, "NAM_EDU_CONVOLUTION": "paddle"}
     yield "nam_edu: + whole-batch convolutions", "nam_edu", None
 
 
@@ -220,10 +225,11 @@ def alternate(contenders, job, rounds, seconds=1.0):
         c.do(job)  # the first step builds tables and fills caches
         counts[c] = max(1, round(seconds / c.do(job)))
         if job == "infer":  # batches that run side by side need company to show it
-            counts[c] = max(4, round(seconds / c.do(job, counts[c])))
+            counts[c] = 2 * max(2, round(seconds / c.do(job, counts[c]) / 2))
     times = {c: [] for c in contenders}
     for _ in range(rounds):
         for c in contenders:
+            c.do(job, -(-counts[c] // 3))  # not timed: threads of the one before may still spin
             times[c].append(c.do(job, counts[c]))
     return times
 

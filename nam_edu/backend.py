@@ -17,8 +17,9 @@ from . import __version__
 from .data import known_places, locate_cifar100
 
 PROFILES = ("ci", "quick", "full")
+EXTERNAL_LIBRARIES = Path("/home/aistudio/external-libraries")  # AI Studio's place for packages
 
-# What tune_cpu() set in this process: {variable: value}; None before it was called.
+# What tune_cpu() set in this process: {name: value}; None before it was called.
 _tuned = None
 
 
@@ -82,12 +83,32 @@ def blas_dispatch(vendor, instructions):
     return "7" if skylake_x <= instructions else "5"
 
 
-def tune_cpu():
-    """Set what makes Paddle fast on a CPU, before Paddle is imported; return {variable: value}.
+MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_",
+                    "GLIBC_TUNABLES")
 
-    As many threads as there are cores to use, and MKL's path for AMD processors. Sets nothing that
-    the user has set, and nothing at all under NAM_EDU_CPU_TUNING=0. Where Paddle was imported
-    first it is too late: that is said once.
+
+def keep_freed_memory():
+    """Let malloc keep the memory that a map leaves for the next one; say whether that was done.
+
+    Otherwise the GNU C library gives it back to the system and fetches it again, page by page, for
+    every map; several threads then wait for one another. Other systems have no such switch.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None or any(name in os.environ for name in MALLOC_VARIABLES):
+        return False
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # the numbers of malloc.h
+    # Never trim; keep heaps of threads (64 MiB) that are empty; 32 MiB is the most that the last
+    # may be: larger blocks always go back.
+    return bool(mallopt(trim_threshold, 2**31 - 1) and mallopt(top_pad, 2**26)
+                and mallopt(mmap_threshold, 2**25))
+
+
+def tune_cpu():
+    """Set what makes Paddle fast on a CPU, before Paddle is imported; return {name: value}.
+
+    As many threads as there are cores to use, MKL's path for AMD processors, and memory that is
+    kept. Sets nothing that the user has set, and nothing at all under NAM_EDU_CPU_TUNING=0. Where
+    Paddle was imported first it is too late for threads and MKL: that is said once.
     """
     global _tuned
     if _tuned is not None:
@@ -95,6 +116,7 @@ def tune_cpu():
     _tuned = {}
     if os.environ.get("NAM_EDU_CPU_TUNING") == "0":
         return _tuned
+    kept = {"malloc": "keep"} if keep_freed_memory() else {}
     cores, dispatch = usable_cores(), blas_dispatch(*processor())
     wanted = {"OMP_NUM_THREADS": str(cores)}
     if dispatch:
@@ -103,7 +125,9 @@ def tune_cpu():
         for name, value in wanted.items():
             if name not in os.environ:
                 os.environ[name] = _tuned[name] = value
+        _tuned.update(kept)
         return _tuned
+    _tuned.update(kept)
     import paddle
 
     # Where it finds no OMP_NUM_THREADS, Paddle itself sets it to 1.
@@ -150,6 +174,8 @@ def setup(seed=0):
     threads, what was set for the CPU, data, profile and seed.
     """
     tuned = tune_cpu()
+    if EXTERNAL_LIBRARIES.is_dir() and str(EXTERNAL_LIBRARIES) not in sys.path:
+        sys.path.append(str(EXTERNAL_LIBRARIES))
     paddle = import_paddle()
     random.seed(seed)
     np.random.seed(seed)

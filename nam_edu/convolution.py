@@ -50,28 +50,30 @@ def gated(x, logits):
     """sigmoid(logits) * x, the gate of an attention module; both of one shape.
 
     On a CPU with a backward pass of its own: Paddle's gradient of a product is many times slower
-    than the product.
+    than the product. Without gradients the memory of `logits` is used for the result.
     """
-    if (not x.place.is_cpu_place() or os.environ.get("NAM_EDU_CONVOLUTION") == "paddle"
-            or not paddle.is_grad_enabled()):
-        return sigmoid(logits) * x
-    return _Gated.apply(x, logits)
+    if not x.place.is_cpu_place() or os.environ.get("NAM_EDU_CONVOLUTION") == "paddle":
+        return F.sigmoid(logits) * x
+    if paddle.is_grad_enabled():
+        return _Gated.apply(x, logits)
+    return logits.scale_(0.5).tanh_().scale_(0.5, 0.5).multiply_(x)
 
 
 class _Gated(PyLayer):
     @staticmethod
     def forward(ctx, x, logits):
-        gate = sigmoid(logits)
-        ctx.save_for_backward(x, gate)
+        gate = logits.scale(0.5).tanh_().scale_(0.5, 0.5)
+        y = gate * x
+        ctx.save_for_backward(x, gate, y)
         ctx.wanted = not x.stop_gradient, not logits.stop_gradient
-        return gate * x
+        return y
 
     @staticmethod
     def backward(ctx, grad):
-        x, gate = ctx.saved_tensor()
+        x, gate, y = ctx.saved_tensor()
         grad_x = grad * gate
         # sigmoid' = gate * (1 - gate)
-        grad_logits = grad_x * (x - gate * x) if ctx.wanted[1] else None
+        grad_logits = (x - y).multiply_(grad_x) if ctx.wanted[1] else None
         return grad_x if ctx.wanted[0] else None, grad_logits
 
 
@@ -252,8 +254,10 @@ def outputs(network, batches, parallel=False):
 
 @cache
 def _pool(threads):
-    """Threads that stay: new ones would have to fetch all their memory from the system again."""
-    return concurrent.futures.ThreadPoolExecutor(threads)
+    """Threads that stay: new ones would have to fetch all their memory from the system again. None
+    of them starts threads of its own."""
+    return concurrent.futures.ThreadPoolExecutor(
+        threads, initializer=paddle.base.core.set_num_threads, initargs=(1,))
 
 
 def _with_the_same_tensors(layer):

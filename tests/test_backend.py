@@ -1,5 +1,6 @@
 """setup(), the doctor, and what an import costs."""
 import os
+import platform
 import random
 import subprocess
 import sys
@@ -78,7 +79,8 @@ SETUP = "import nam_edu; nam_edu.setup(); import os; print(os.environ.get('OMP_N
 def setup_in_a_new_process(code=SETUP, **environment):
     """Standard output and error of a process without the variables that setup() may set."""
     base = {k: v for k, v in os.environ.items()
-            if k not in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "NAM_EDU_CPU_TUNING")}
+            if k not in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "NAM_EDU_CPU_TUNING",
+                         *backend.MALLOC_VARIABLES)}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
                             cwd=REPOSITORY, env={**base, **environment})
     assert result.returncode == 0, result.stderr
@@ -93,13 +95,38 @@ def test_setup_tunes_the_cpu_and_says_so():
 
 
 def test_setup_overrides_nothing_that_the_user_set():
-    out, _ = setup_in_a_new_process(OMP_NUM_THREADS="3", MKL_DEBUG_CPU_TYPE="5")
+    out, _ = setup_in_a_new_process(OMP_NUM_THREADS="3", MKL_DEBUG_CPU_TYPE="5",
+                                    MALLOC_TRIM_THRESHOLD_="131072")
     assert "3 threads | set: nothing" in out and out.splitlines()[-1] == "3"
 
 
 def test_tuning_can_be_switched_off():
     out, err = setup_in_a_new_process(NAM_EDU_CPU_TUNING="0")
     assert "1 thread | set: nothing" in out and err == ""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a switch of the GNU C library")
+def test_freed_memory_is_kept():
+    """A block that was freed and is asked for again costs no new page."""
+    code = """
+import nam_edu; nam_edu.setup()
+import resource, threading
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        maps = [b"x" * (2**23 + i) for i in range(4)]
+        del maps
+    print("faults", resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+thread = threading.Thread(target=faults); thread.start(); thread.join()
+"""
+    def faults(**environment):
+        out, _ = setup_in_a_new_process(code, **environment)
+        return "malloc=keep" in out, int(out.split("faults")[1])
+
+    kept, few = faults()
+    assert kept and few < 20_000  # 8,192 pages, and what else the thread asks for
+    kept, many = faults(NAM_EDU_CPU_TUNING="0")
+    assert not kept and many > 60_000
 
 
 @pytest.mark.skipif(backend.usable_cores() == 1 and not backend.blas_dispatch(*backend.processor()),
