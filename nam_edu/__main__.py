@@ -1,4 +1,5 @@
-"""The command line: python -m nam_edu train | evaluate | gamma | data | doctor."""
+"""The command line: python -m nam_edu train | evaluate | gamma | data | aistudio |
+doctor."""
 from __future__ import annotations
 
 import argparse
@@ -24,6 +25,7 @@ RECIPE_HELP = {
     "momentum": "of the optimizer",
     "nesterov": "Nesterov's momentum",
     "weight_decay": "L2 penalty on all parameters",
+    "decay_gamma": "whether the weight decay acts on NAM's scale factors too",
     "penalty": "p of equation (4): weight of sum |gamma| + sum |lambda|",
     "crop_padding": "pixels of border for the random crop; 0 switches it off",
     "flip": "mirror images at random",
@@ -66,7 +68,7 @@ def parser():
     fields = train.add_argument_group("fields of the recipe")
     for name, text in RECIPE_HELP.items():
         option = f"--{name.replace('_', '-')}"
-        if name in ("nesterov", "flip"):
+        if name in ("nesterov", "flip", "decay_gamma"):
             fields.add_argument(option, action=argparse.BooleanOptionalAction, default=None,
                                 help=text)
         elif name in ("mean", "std"):
@@ -104,6 +106,12 @@ def parser():
     data.add_argument("--out", metavar="PATH",
                       help="folder for the download, or file for Shapes-100")
     data.add_argument("--seed", type=int, default=0, help="of Shapes-100 (default: 0)")
+
+    aistudio = commands.add_parser(
+        "aistudio", help="write the zip that Baidu AI Studio imports",
+        description="Write the course as one zip, laid out as AI Studio expects it.")
+    aistudio.add_argument("--out", default="nam-edu-aistudio.zip", metavar="FILE",
+                          help="default: nam-edu-aistudio.zip")
 
     commands.add_parser("doctor", help="say what is installed, what is wrong and how to mend it")
     return main
@@ -188,6 +196,14 @@ def command_data(args):
         print(f"CIFAR-100: {found}" if found else HOW_TO_GET)
 
 
+def command_aistudio(args):
+    from .aistudio import write_bundle
+
+    path = write_bundle(args.out)
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MB; on AI Studio make a notebook project, "
+          "upload it, unzip it in /home/aistudio and open main.ipynb")
+
+
 def command_doctor(args):
     from .doctor import examine
 
@@ -210,7 +226,8 @@ def main(arguments=None):
     args = parser().parse_args(arguments)
     try:
         return {"train": command_train, "evaluate": command_evaluate, "gamma": command_gamma,
-                "data": command_data, "doctor": command_doctor}[args.command](args) or 0
+                "data": command_data, "aistudio": command_aistudio,
+                "doctor": command_doctor}[args.command](args) or 0
     except (ValueError, OSError) as error:
         # The package's own errors are ValueErrors that speak to a person.
         print(f"error: {error}", file=sys.stderr)

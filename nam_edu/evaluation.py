@@ -1,15 +1,21 @@
-"""Accuracy of a network on a split, with intervals; and the gamma of a trained network."""
+"""Accuracy of a network on a split, with intervals; gamma, weights and gates of a trained network;
+what is left of the accuracy when gates are fixed or channels removed."""
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
 
+from .attention import ChannelNAM, gamma_weights, nam_layers
+from .baselines import ConstantGate
 from .convolution import outputs
 from .data import normalise, superclasses
-from .resnet import ResNet
+from .resnet import BasicBlock, BottleneckBlock, ResNet
 
 
 @dataclass(frozen=True)
@@ -157,3 +163,151 @@ def gamma_table(history):
                      f"{last.mean():>12.4f} +- {last.std():.3f}"
                      f"{share.min():>9.3f} - {share.max():.3f}")
     return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------- the gates
+
+@dataclass(frozen=True)
+class Gate:
+    """What the gate of one NAM layer does over a set of images.
+
+    low, high: its smallest and largest value. mean, std: over images, channels and pixels.
+    per_channel, of a ChannelNAM (C,), or per_pixel, of a SpatialNAM (H*W,): `profile`, the mean
+    gate of each; `profile_std` is the spread of these means, and is what a fixed gate could do.
+    weights_low, weights_high: of W times the number of channels (pixels): 1 where all are equal.
+    """
+
+    low: float
+    high: float
+    mean: float
+    std: float
+    profile: np.ndarray
+    weights_low: float
+    weights_high: float
+
+    @property
+    def profile_std(self):
+        return float(self.profile.std())
+
+
+def gates(network, images, batch_size=256):
+    """{name of the NAM layer: Gate} over uint8 images (N, 3, H, W), in inference mode."""
+    sums, counts = {}, {}
+
+    def watch(name):
+        def hook(layer, inputs, _):
+            gate = F.sigmoid(layer.logits(inputs[0])).numpy().astype(np.float64)  # (N, C, H, W)
+            axes = (0, 2, 3) if isinstance(layer, ChannelNAM) else (0, 1)
+            profile = gate.sum(axes).ravel()
+            low, high, total, squares, profiles = sums.get(name, (1.0, 0.0, 0.0, 0.0, 0.0))
+            # Squares of what differs from 1/2: differences are small beside 1/2 itself.
+            sums[name] = (min(low, gate.min()), max(high, gate.max()), total + gate.sum(),
+                          squares + ((gate - 0.5) ** 2).sum(), profiles + profile)
+            counts[name] = counts.get(name, 0) + gate.size
+        return hook
+
+    layers = dict(nam_layers(network))
+    hooks = [layer.register_forward_post_hook(watch(name)) for name, layer in layers.items()]
+    try:
+        predict(network, images, batch_size)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    result = {}
+    for name, (low, high, total, squares, profiles) in sums.items():
+        mean, n = total / counts[name], len(profiles)
+        weights = gamma_weights(layers[name].bn.weight).numpy() * n
+        result[name] = Gate(
+            float(low), float(high), mean,
+            math.sqrt(max(0.0, squares / counts[name] - (mean - 0.5) ** 2)),
+            profiles * n / counts[name], float(weights.min()), float(weights.max()))
+    return result
+
+
+class FixedGate(nn.Layer):
+    """gate * x with numbers that do not depend on x: (N, C, H, W) -> (N, C, H, W)."""
+
+    def __init__(self, gate):
+        super().__init__()
+        self.gate = paddle.to_tensor(gate)
+
+    def forward(self, x):
+        return self.gate * x
+
+
+@contextlib.contextmanager
+def _in_place_of(network, layers):
+    """Inside, layers of the network, {name: layer}, stand in place of those of that name."""
+    before = {}
+    try:
+        for name, layer in layers.items():
+            *path, last = name.split(".")
+            parent = network
+            for part in path:
+                parent = getattr(parent, part)
+            before[name] = parent, last, getattr(parent, last)
+            setattr(parent, last, layer)
+        yield
+    finally:
+        for parent, last, layer in before.values():
+            setattr(parent, last, layer)
+
+
+def fixed_gates(network, gate=0.5):
+    """Inside `with fixed_gates(network):` the gate of every NAM layer is a constant.
+
+    gate: one number for all, or the `gates` of this network: then each channel (pixel) gets its
+    own mean gate, the same for every image.
+    """
+    layers = {}
+    for name, layer in nam_layers(network):
+        if not isinstance(gate, dict):
+            layers[name] = ConstantGate(gate)
+            continue
+        profile = gate[name].profile.astype(np.float32)
+        shape = [1, -1, 1, 1] if isinstance(layer, ChannelNAM) else [1, 1, *layer.size]
+        layers[name] = FixedGate(profile.reshape(shape))
+    return _in_place_of(network, layers)
+
+
+# --------------------------------------------------------------------------- channels removed
+
+def blocks(network):
+    """(name, block) of every residual block of a ResNet."""
+    for name, layer in network.named_sublayers():
+        if isinstance(layer, (BasicBlock, BottleneckBlock)):
+            yield name, layer
+
+
+def importance(block, of="nam"):
+    """|gamma| of each channel of a residual branch, (C,): "nam", of its NAM layer; "bn", of the
+    last ordinary batch norm before it."""
+    if of == "bn":
+        bn = block.bn3 if isinstance(block, BottleneckBlock) else block.bn2
+    else:
+        bn = block.attention.channel.bn
+    return np.abs(bn.weight.numpy())
+
+
+def without_channels(network, share, order="lowest", of="nam", seed=0):
+    """Inside `with without_channels(network, 0.3):` three tenths of the channels of every residual
+    branch are zero.
+
+    A channel is removed by setting the output of the attention module to zero there: a gamma of
+    zero would only halve it. order: "lowest" or "highest" `importance` first, or "random"; of:
+    "nam" or "bn", see `importance`. In every block the same share.
+    """
+    if order not in ("lowest", "highest", "random"):
+        raise ValueError(f"unknown order {order!r}: choose lowest, highest or random")
+    rng = np.random.default_rng(seed)
+    layers = {}
+    for name, block in blocks(network):
+        scores = importance(block, of) if order != "random" else None
+        channels = len(importance(block, "bn"))
+        ranking = rng.permutation(channels) if scores is None else np.argsort(scores, kind="stable")
+        if order == "highest":
+            ranking = ranking[::-1]
+        keep = np.ones((1, channels, 1, 1), np.float32)
+        keep[0, ranking[:round(share * channels)]] = 0
+        layers[f"{name}.attention"] = nn.Sequential(block.attention, FixedGate(keep))
+    return _in_place_of(network, layers)

@@ -63,6 +63,7 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
+    decay_gamma: bool = True       # whether weight decay acts on NAM's own scale factors too
     penalty: float = 0.0           # p of equation (4)
     crop_padding: int = 4
     flip: bool = True
@@ -379,7 +380,8 @@ def _prepare_folder(folder, recipe, fingerprint, resume, overwrite):
     return False
 
 
-def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, progress=True):
+def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, progress=True,
+        callbacks=()):
     """Train the network of a recipe, and return the `Run`.
 
     Args:
@@ -391,6 +393,7 @@ def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, prog
             there is none, start one; a finished one is opened.
         overwrite: replace the run in that folder.
         progress: show a progress bar and a line per epoch.
+        callbacks: further `paddle.callbacks.Callback`s; `self.model.network` is the network.
 
     Raises TrainingError (see the message), ArchiveError for the data.
     """
@@ -418,7 +421,7 @@ def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, prog
     # Parameters and optimizer states are named by counters: start them anew, so that a saved state
     # finds its place however many networks this process built before.
     with paddle.utils.unique_name.guard():
-        _train(recipe, folder, train, evaluated, evaluated_on, progress)
+        _train(recipe, folder, train, evaluated, evaluated_on, progress, callbacks)
     return open_run(folder)
 
 
@@ -460,8 +463,11 @@ def _cut(archive, recipe):
     return train, archive.test, "test"
 
 
-def _train(recipe, folder, train, evaluated, evaluated_on, progress):
+def _train(recipe, folder, train, evaluated, evaluated_on, progress, more_callbacks):
     network = build_network(recipe)
+    if not recipe.decay_gamma:
+        for _, layer in nam_layers(network):
+            layer.bn.weight.regularizer = paddle.regularizer.L2Decay(0.0)
     augmentation = Augmentation(recipe.crop_padding, recipe.brightness, recipe.contrast,
                                 recipe.flip, recipe.rotation)
     batches = Batches(train, recipe.batch_size, network.normalization, augmentation, recipe.seed)
@@ -484,13 +490,13 @@ def _train(recipe, folder, train, evaluated, evaluated_on, progress):
     model = paddle.Model(network)
     model.prepare(optimizer, CrossEntropyWithPenalty(network, recipe.penalty),
                   paddle.metric.Accuracy(topk=(1, 5)))
-    callbacks = [recorder] + ([Progress(recorder)] if progress else [])
+    own = [recorder] + ([Progress(recorder)] if progress else [])
     # Paddle adds a callback that steps the learning rate after every batch.
     try:
         model.fit(batches, evaluation_batches, epochs=recipe.epochs - recorder.epoch, verbose=0,
-                  callbacks=callbacks)
+                  callbacks=[*own, *more_callbacks])
     finally:
-        for callback in callbacks:
+        for callback in own:
             callback.close()
 
 

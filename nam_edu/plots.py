@@ -1,0 +1,441 @@
+"""Pictures of the lessons: one style, axes with units, colours that colour-blind readers can tell.
+
+Every function draws one figure and returns it; `width` is that of a page. A notebook shows a figure
+that is the last value of a cell.
+"""
+from __future__ import annotations
+
+import base64
+import io
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+
+# Okabe and Ito's colours (jfly.uni-koeln.de/color).
+BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK, "#888888")
+MARKERS = "osD^vPX*"
+PAGE = 7.6  # inches
+
+STYLE = {
+    "figure.dpi": 110, "figure.constrained_layout.use": True, "font.size": 9.5,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.color": "#e4e4e4", "grid.linewidth": 0.7, "axes.axisbelow": True,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS), "axes.titlesize": 10,
+    "axes.labelsize": 9.5, "legend.frameon": False, "legend.fontsize": 8.5,
+    "image.interpolation": "nearest", "axes.titlelocation": "left", "lines.linewidth": 1.6,
+}
+
+
+def _figure(rows=1, columns=1, height=2.8, width=PAGE, **more):
+    """A figure of the course's style that is shown once: where a cell ends with it."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **more)
+    plt.close(figure)
+    return figure, axes
+
+
+def _bare(axis, title=None, size=8.5):
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.grid(False)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    if title is not None:
+        axis.set_title(title, fontsize=size, loc="center", pad=3)
+
+
+def _picture(image):
+    """An image as matplotlib wants it: uint8 (3, H, W) -> (H, W, 3)."""
+    return np.asarray(image).transpose(1, 2, 0)
+
+
+# ------------------------------------------------------------------------------------- general
+
+def lines(x, curves, xlabel, ylabel, title="", *, xlog=False, ylog=False, bands=None, markers=True,
+          hlines=None, ax=None, height=2.8, width=PAGE):
+    """Curves {label: values} over x; bands {label: (low, high)} are drawn around them, hlines
+    {label: value} as dashed lines. x is one sequence, or {label: sequence}."""
+    figure, axis = (None, ax) if ax is not None else _figure(height=height, width=width)
+    axis = axis if ax is not None else axis[0, 0]
+    for i, (label, y) in enumerate(curves.items()):
+        at = x[label] if isinstance(x, dict) else x
+        axis.plot(at, y, color=COLOURS[i % 8], marker=MARKERS[i % 8] if markers else None,
+                  markersize=4, label=label)
+        if bands and label in bands:
+            axis.fill_between(at, *bands[label], color=COLOURS[i % 8], alpha=0.18, linewidth=0)
+    for label, value in (hlines or {}).items():
+        axis.axhline(value, color="#666666", linewidth=1, linestyle="--", label=label)
+    if xlog:
+        axis.set_xscale("log")
+    if ylog:
+        axis.set_yscale("log")
+    axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if len(curves) + len(hlines or {}) > 1:
+        axis.legend()
+    return figure
+
+
+def bars(names, groups, xlabel, ylabel, title="", *, horizontal=False, labels=None, height=2.6,
+         width=PAGE, ylog=False):
+    """Bars for {label: values}, one per name and group; `labels` are written at their ends."""
+    figure, axes = _figure(height=height, width=width)
+    axis, names = axes[0, 0], [str(n) for n in names]
+    thick, at = 0.8 / len(groups), np.arange(len(names))
+    for i, (label, values) in enumerate(groups.items()):
+        place = at + (i - (len(groups) - 1) / 2) * thick
+        draw = axis.barh if horizontal else axis.bar
+        container = draw(place, values, thick * 0.92, color=COLOURS[i], label=label)
+        if labels is not None:
+            axis.bar_label(container, labels if len(groups) == 1 else labels[label], padding=2,
+                           fontsize=8)
+    if horizontal:
+        axis.set_yticks(at, names)
+        axis.invert_yaxis()
+        axis.grid(False, axis="y")
+        axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        axis.margins(x=0.12)
+        if ylog:
+            axis.set_xscale("log")
+    else:
+        axis.set_xticks(at, names)
+        axis.grid(False, axis="x")
+        axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        axis.margins(y=0.12)
+        if ylog:
+            axis.set_yscale("log")
+    if len(groups) > 1:
+        axis.legend()
+    return figure
+
+
+def histograms(panels, xlabel, ylabel="share of the values, per unit", *, bins=60, lines_at=(),
+               height=2.5, limits=None):
+    """A row of panels {title: {label: values}}, each with the histograms of its values."""
+    figure, axes = _figure(1, len(panels), height=height)
+    for axis, (title, groups) in zip(axes[0], panels.items()):
+        both = np.concatenate([np.ravel(v) for v in groups.values()])
+        edges = np.linspace(*(limits or (both.min(), both.max())), bins + 1)
+        for i, (label, values) in enumerate(groups.items()):
+            axis.hist(np.ravel(values), edges, density=True, histtype="stepfilled", alpha=0.25,
+                      color=COLOURS[i])
+            axis.hist(np.ravel(values), edges, density=True, histtype="step", label=label,
+                      color=COLOURS[i], linewidth=1.4)
+        for at in lines_at:
+            axis.axvline(at, color="#666666", linewidth=1, linestyle="--")
+        axis.set(title=title, xlabel=xlabel)
+        if len(groups) > 1:
+            axis.legend()
+    axes[0, 0].set_ylabel(ylabel)
+    return figure
+
+
+def scatter(x, y, xlabel, ylabel, title="", *, diagonal=False, labels=None, height=3.0, width=4.6):
+    """Points; `diagonal` draws the line on which both are equal."""
+    figure, axes = _figure(height=height, width=width)
+    axis = axes[0, 0]
+    if diagonal:
+        low, high = min(np.min(x), np.min(y)), max(np.max(x), np.max(y))
+        axis.plot([low, high], [low, high], color="#888888", linewidth=1, linestyle="--",
+                  label="equal")
+        axis.legend()
+    axis.scatter(x, y, color=BLUE, s=26, zorder=3)
+    for text, a, b in zip(labels or (), x, y):
+        axis.annotate(text, (a, b), xytext=(4, 3), textcoords="offset points", fontsize=8)
+    axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    return figure
+
+
+def images(pictures, titles=None, columns=10, *, size=None, colours=None):
+    """A grid of images (3, H, W) uint8, or maps (H, W), each with a title."""
+    rows = -(-len(pictures) // columns)
+    size = size or PAGE / columns
+    title_lines = max((str(t).count("\n") + 1 for t in titles), default=0) if titles else 0
+    figure, axes = _figure(rows, columns, height=rows * (size + 0.16 * title_lines + 0.04),
+                           width=columns * size)
+    for i, axis in enumerate(axes.ravel()):
+        if i >= len(pictures):
+            axis.axis("off")
+            continue
+        picture = np.asarray(pictures[i])
+        if picture.ndim == 3:
+            axis.imshow(_picture(picture))
+        else:
+            axis.imshow(picture, cmap="viridis")
+        _bare(axis, titles[i] if titles else None, 7.5)
+        if colours and colours[i]:
+            axis.title.set_color(colours[i])
+    return figure
+
+
+def heatmap(values, row_names, column_names, xlabel, ylabel, title="", *, colour_label="",
+            height=None, width=PAGE, numbers=True, digits=0, cmap="viridis", limits=None):
+    """A matrix in colours, with its numbers written in."""
+    values = np.asarray(values, float)
+    height = height or 0.9 + 0.24 * len(values)
+    figure, axes = _figure(height=height, width=width)
+    axis = axes[0, 0]
+    low, high = limits or (np.nanmin(values), np.nanmax(values))
+    drawn = axis.imshow(values, aspect="auto", cmap=cmap, vmin=low, vmax=high)
+    axis.set_xticks(range(len(column_names)), column_names,
+                    rotation=90 if max(map(len, map(str, column_names))) > 3 else 0)
+    axis.set_yticks(range(len(row_names)), row_names)
+    axis.tick_params(labelsize=8)
+    axis.grid(False)
+    if numbers:
+        dark = low + 0.55 * (high - low)
+        for (i, j), value in np.ndenumerate(values):
+            if not np.isnan(value) and value != 0:
+                axis.text(j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=6.5,
+                          color="black" if value > dark else "white")
+    figure.colorbar(drawn, ax=axis, label=colour_label, shrink=0.9, pad=0.01)
+    axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    return figure
+
+
+# -------------------------------------------------------------------------------------- theory
+
+def image_and_maps(image, maps, titles):
+    """An image (3, H, W) and a row of its maps (C, H, W)."""
+    figure, axes = _figure(1, 1 + len(maps), height=1.55)
+    axes[0, 0].imshow(_picture(image))
+    _bare(axes[0, 0], "image\n(3, 32, 32)")
+    for axis, values, title in zip(axes[0, 1:], maps, titles):
+        bound = np.abs(values).max() or 1.0
+        axis.imshow(values, cmap="PuOr", vmin=-bound, vmax=bound)
+        _bare(axis, title)
+    return figure
+
+
+def gate_curve(spans):
+    """The sigmoid, and on it how far the logits of layers {label: largest logit} reach."""
+    figure, axes = _figure(height=2.7)
+    axis, logits = axes[0, 0], np.linspace(-6, 6, 400)
+    axis.plot(logits, 1 / (1 + np.exp(-logits)), color="#999999", linewidth=1.2, label="sigmoid")
+    for i, (label, reach) in enumerate(spans.items()):
+        part = np.linspace(-reach, reach, 100)
+        axis.plot(part, 1 / (1 + np.exp(-part)), color=COLOURS[i], linewidth=7 - 1.5 * i,
+                  solid_capstyle="round", label=label)
+    axis.axhline(0.5, color="#666666", linewidth=0.8, linestyle=":")
+    axis.set(xlabel="logit W * BN(x)", ylabel="gate", title="")
+    axis.legend(loc="upper left")
+    return figure
+
+
+# ------------------------------------------------------------------------------------- network
+
+def block_diagram():
+    """A residual block of a ResNet-18 with its attention, from left to right."""
+    figure, axes = _figure(height=1.75)
+    axis = axes[0, 0]
+    parts = [("conv 3×3", SKY), ("batch norm", YELLOW), ("relu", "#dddddd"), ("conv 3×3", SKY),
+             ("batch norm", YELLOW), ("attention", ORANGE), ("+", "#ffffff"), ("relu", "#dddddd")]
+    box = dict(boxstyle="round,pad=0.35", linewidth=0.8, edgecolor="#444444")
+    places = np.linspace(1.0, 12.4, len(parts))
+    axis.annotate("", (places[-1] + 1.5, 0), (-0.6, 0),
+                  arrowprops=dict(arrowstyle="->", color="#444444", linewidth=1.1))
+    for place, (text, colour) in zip(places, parts):
+        axis.text(place, 0, text, ha="center", va="center", fontsize=8,
+                  bbox=box | dict(facecolor=colour))
+    axis.annotate("", (places[6], 0.22), (-0.2, 0.02), arrowprops=dict(
+        arrowstyle="->", color="#444444", linewidth=1.1,
+        connectionstyle="arc3,rad=-0.32"))
+    axis.text(places[3], 1.28, "shortcut: x, or a 1×1 convolution and a batch norm of it",
+              ha="center", fontsize=8)
+    axis.text(places[3] - 0.2, -0.62, "residual branch", ha="center", fontsize=8)
+    axis.text(-0.7, 0, "x", ha="right", va="center", fontsize=10)
+    axis.text(places[-1] + 1.6, 0, "y", ha="left", va="center", fontsize=10)
+    axis.set(xlim=(-1.1, 14.4), ylim=(-0.8, 1.5))
+    _bare(axis)
+    return figure
+
+
+def stage_sizes(sides, names):
+    """The maps of each stage to scale: {what: sides in pixels}, one row each."""
+    figure, axes = _figure(len(sides), 1, height=1.75 * len(sides))
+    for axis, (what, row) in zip(axes[:, 0], sides.items()):
+        for i, side in enumerate(row):
+            axis.add_patch(matplotlib.patches.Rectangle(
+                (i * 38 + (32 - side) / 2, (32 - side) / 2), side, side, facecolor=SKY,
+                edgecolor=BLUE, linewidth=1))
+            axis.text(i * 38 + 16, -3, f"{names[i]}\n{side}×{side}", ha="center", va="top",
+                      fontsize=8)
+        axis.set(xlim=(-2, len(row) * 38 - 4), ylim=(-15, 34), aspect="equal")
+        _bare(axis)
+        axis.set_title(what, loc="left", fontsize=9.5)
+    return figure
+
+
+def map_rows(rows, image=None):
+    """Maps as small pictures: {title: (K, H, W)}, one row of K pictures each, every picture with a
+    scale of its own."""
+    count = max(len(maps) for maps in rows.values())
+    figure, axes = _figure(len(rows), count + 1, height=0.86 * len(rows),
+                           gridspec_kw={"width_ratios": [1.6] + [1] * count})
+    for line, (title, maps) in zip(axes, rows.items()):
+        line[0].text(0, 0.5, title, va="center", fontsize=8.5)
+        line[0].set(xlim=(0, 1), ylim=(0, 1))
+        for axis, values in zip(line[1:], maps):
+            axis.imshow(values, cmap="viridis")
+        for axis in line:
+            _bare(axis)
+        for axis in line[1 + len(maps):]:
+            axis.axis("off")
+    return figure
+
+
+# ------------------------------------------------------------------------------------ training
+
+def training_curves(log, title=""):
+    """Cross-entropy and top-1 of a run's log, epoch by epoch: training images, and those that it
+    was evaluated on."""
+    epochs, held_out = [row["epoch"] for row in log], log[0]["evaluated_on"]
+    figure, axes = _figure(1, 2, height=2.7)
+    for axis, what, label in ((axes[0, 0], "cross_entropy", "cross-entropy"),
+                              (axes[0, 1], "top1", "top-1, per cent")):
+        lines(epochs, {"training, augmented": [row[what] for row in log],
+                       f"{held_out} images": [row[f"eval_{what}"] for row in log]},
+              "epoch", label, title, ax=axis)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def panels(columns, height=2.7):
+    """A row of empty axes, to be filled by `lines(..., ax=...)`: (figure, axes)."""
+    figure, axes = _figure(1, columns, height=height)
+    return figure, list(axes[0])
+
+
+# ---------------------------------------------------------------------------------- evaluation
+
+def superclass_confusion(confusion, names):
+    """Where the images of each superclass went, in per cent of its images: (20, 20)."""
+    share = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    short = [name.replace("_", " ")[:22] for name in names]
+    return heatmap(np.round(share), short, short, "superclass of the first choice",
+                   "true superclass", colour_label="per cent of the row's images", height=5.6,
+                   limits=(0, 100))
+
+
+def overlays(image, maps, titles):
+    """An image (3, H, W) uint8, and beside it the image under each of the maps (h, w), from 0 to 1,
+    enlarged to it."""
+    figure, axes = _figure(1, 1 + len(maps), height=1.95, width=1.75 * (1 + len(maps)))
+    height, width = image.shape[1:]
+    for axis, heat, title in zip(axes[0], [None, *maps], ["image", *titles]):
+        axis.imshow(_picture(image), extent=(0, width, height, 0))
+        if heat is not None:
+            axis.imshow(heat, cmap="inferno", alpha=0.55, vmin=0, vmax=1,
+                        interpolation="bilinear", extent=(0, width, height, 0))
+        _bare(axis, title)
+    return figure
+
+
+def seeds(groups, ylabel, title=""):
+    """Runs as points, {label: {seed: value}}; runs of one seed are joined by a line."""
+    figure, axes = _figure(height=2.8, width=5.2)
+    axis, labels = axes[0, 0], list(groups)
+    for i, seed in enumerate(sorted(set.intersection(*(set(g) for g in groups.values())))):
+        axis.plot(range(len(labels)), [groups[label][seed] for label in labels], color="#aaaaaa",
+                  linewidth=0.8, marker=MARKERS[i % 8], markersize=6, markeredgewidth=0,
+                  markerfacecolor=COLOURS[i % 8], label=f"seed {seed}")
+    for place, label in enumerate(labels):
+        mean = np.mean(list(groups[label].values()))
+        axis.plot([place - 0.22, place + 0.22], [mean, mean], color="black", linewidth=2)
+    axis.set_xticks(range(len(labels)), labels)
+    axis.set(ylabel=ylabel, title=title, xlim=(-0.5, len(labels) - 0.5))
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+# --------------------------------------------------------------------------------------- gamma
+
+def gamma_ranked(layers, ylabel="|γ|", height=2.8):
+    """|gamma| of each layer {name: (C,)}, largest first, over the share of the channels."""
+    return lines({name: np.linspace(0, 100, len(g)) for name, g in layers.items()},
+                 {name: np.sort(np.abs(g))[::-1] for name, g in layers.items()},
+                 "channels, largest first, per cent", ylabel, markers=False, height=height)
+
+
+def gamma_heatmap(history, title=""):
+    """|gamma| of one layer over the epochs, (epochs + 1, C): channels across, ordered by the end."""
+    history = np.abs(np.asarray(history))
+    order = np.argsort(-history[-1], kind="stable")
+    figure, axes = _figure(height=2.4)
+    axis = axes[0, 0]
+    drawn = axis.imshow(history[:, order], aspect="auto", cmap="viridis",
+                        extent=(0.5, history.shape[1] + 0.5, len(history) - 0.5, -0.5))
+    axis.grid(False)
+    axis.yaxis.get_major_locator().set_params(integer=True)
+    figure.colorbar(drawn, ax=axis, label="|γ|", pad=0.01)
+    axis.set(xlabel="channel, largest |γ| at the end first", ylabel="epoch", title=title)
+    return figure
+
+
+def gate_ranges(gates, title=""):
+    """The smallest, the mean and the largest gate of each layer, {name: evaluation.Gate}."""
+    figure, axes = _figure(height=0.7 + 0.24 * len(gates))
+    axis = axes[0, 0]
+    for i, gate in enumerate(gates.values()):
+        axis.plot([gate.low, gate.high], [i, i], color=SKY, linewidth=5, solid_capstyle="butt",
+                  label="smallest to largest" if i == 0 else None)
+        axis.plot([gate.mean - gate.std, gate.mean + gate.std], [i, i], color=BLUE, linewidth=5,
+                  solid_capstyle="butt", label="mean ± standard deviation" if i == 0 else None)
+    axis.axvline(0.5, color="black", linewidth=1, linestyle="--", label="½")
+    axis.set_yticks(range(len(gates)), list(gates))
+    axis.invert_yaxis()
+    axis.set(xlabel="gate", title=title)
+    axis.grid(False, axis="y")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def gamma_at(history, layer, epoch):
+    """One layer at one epoch: a histogram of |gamma|, and the weights W * C, ranked."""
+    rows = np.abs(np.asarray(history[layer]))
+    epoch = min(epoch, len(rows) - 1)
+    total = rows[epoch].sum()
+    shares = rows[epoch] * rows.shape[1] / total if total else np.ones(rows.shape[1])
+    figure, (left, right) = panels(2, height=2.5)
+    left.hist(rows[epoch], np.linspace(0, rows.max() * 1.05, 60), color=BLUE)
+    left.set(xlabel="|γ|", ylabel="channels", title=f"{layer}, epoch {epoch}")
+    right.plot(np.linspace(0, 100, len(shares)), np.sort(shares)[::-1], color=ORANGE)
+    right.axhline(1, color="#666666", linewidth=1, linestyle="--")
+    right.set(xlabel="channels, largest first, per cent", ylabel="weight W times C",
+              title="1 = all weigh the same", ylim=(0, max(2, shares.max() * 1.05)))
+    return figure
+
+
+def _png(figure):
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()
+
+
+def gamma_explorer(history):
+    """Choose layer and epoch by a menu and a slider where widgets live; elsewhere (AI Studio, a
+    page of a code host, without ipywidgets) a picture of the last layer at the last epoch."""
+    from IPython.display import Image, display
+
+    names, epochs = list(history), len(next(iter(history.values()))) - 1
+    picture = _png(gamma_at(history, names[-1], epochs))
+    try:
+        import ipywidgets
+    except ImportError:
+        display(Image(picture))
+        return
+    layer = ipywidgets.Dropdown(options=names, value=names[-1], description="layer")
+    epoch = ipywidgets.IntSlider(epochs, 0, epochs, description="epoch", continuous_update=False)
+    image = ipywidgets.Image(value=picture, format="png")
+
+    def redraw(_):
+        image.value = _png(gamma_at(history, layer.value, epoch.value))
+
+    layer.observe(redraw, "value")
+    epoch.observe(redraw, "value")
+    bundle = ipywidgets.VBox([ipywidgets.HBox([layer, epoch]), image])._repr_mimebundle_()
+    bundle["image/png"] = base64.b64encode(picture).decode()
+    bundle["text/plain"] = "one layer at one epoch"
+    display(bundle, raw=True)
