@@ -118,7 +118,8 @@ def train(trial):
     rows = [row for row in read_rows(folder / "gates.csv") if int(row["epoch"]) <= done]
     if rows:  # an epoch that was probed but not saved is done again
         write_rows(folder / "gates.csv", rows)
-    fit(trial.recipe(), out=folder, resume=True, progress=False, callbacks=[GateProbe()])
+    callbacks = [GateProbe()] if trial.attention.startswith("nam") else []
+    fit(trial.recipe(), out=folder, resume=True, progress=False, callbacks=callbacks)
 
 
 def run(names, processes):

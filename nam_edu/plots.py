@@ -28,11 +28,12 @@ STYLE = {
     "image.interpolation": "nearest", "axes.titlelocation": "left", "lines.linewidth": 1.6,
 }
 
+plt.rcParams.update(STYLE)
+
 
 def _figure(rows=1, columns=1, height=2.8, width=PAGE, **more):
     """A figure of the course's style that is shown once: where a cell ends with it."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **more)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **more)
     plt.close(figure)
     return figure, axes
 
@@ -57,7 +58,7 @@ def _picture(image):
 def lines(x, curves, xlabel, ylabel, title="", *, xlog=False, ylog=False, bands=None, markers=True,
           hlines=None, ax=None, height=2.8, width=PAGE):
     """Curves {label: values} over x; bands {label: (low, high)} are drawn around them, hlines
-    {label: value} as dashed lines. x is one sequence, or {label: sequence}."""
+    {label: value} as dashed lines; labels that begin with "_" stay out of the legend. x is one sequence, or {label: sequence}."""
     figure, axis = (None, ax) if ax is not None else _figure(height=height, width=width)
     axis = axis if ax is not None else axis[0, 0]
     for i, (label, y) in enumerate(curves.items()):
@@ -241,8 +242,8 @@ def block_diagram():
                   bbox=box | dict(facecolor=colour))
     axis.annotate("", (places[6], 0.22), (-0.2, 0.02), arrowprops=dict(
         arrowstyle="->", color="#444444", linewidth=1.1,
-        connectionstyle="arc3,rad=-0.32"))
-    axis.text(places[3], 1.28, "shortcut: x, or a 1×1 convolution and a batch norm of it",
+        connectionstyle="arc3,rad=-0.26"))
+    axis.text(places[3], 1.33, "shortcut: x, or a 1×1 convolution and a batch norm of it",
               ha="center", fontsize=8)
     axis.text(places[3] - 0.2, -0.62, "residual branch", ha="center", fontsize=8)
     axis.text(-0.7, 0, "x", ha="right", va="center", fontsize=10)
@@ -360,7 +361,7 @@ def gamma_ranked(layers, ylabel="|γ|", height=2.8):
 
 
 def gamma_heatmap(history, title=""):
-    """|gamma| of one layer over the epochs, (epochs + 1, C): channels across, ordered by the end."""
+    """|gamma| of one layer over the epochs, (epochs + 1, C), channels ordered by the end."""
     history = np.abs(np.asarray(history))
     order = np.argsort(-history[-1], kind="stable")
     figure, axes = _figure(height=2.4)
