@@ -459,7 +459,10 @@ def _(answer):
     for bn in bns:
         bn.weight.set_value(paddle.randn(bn.weight.shape))
     total = answer(network)
-    got = float(_ask(total, shape=() if getattr(total, "shape", None) in ([], ()) else (1,)).item())
+    got = _ask(total)
+    if got.size != 1:
+        raise Wrong(f"one number is wanted, not an array of shape {got.shape}: add everything up")
+    got = float(got.item())
     right = float(sum(bn.weight.abs().sum() for bn in bns))
     if abs(got - right) > 1e-3 * right:
         everywhere = float(sum(layer.weight.abs().sum() for layer in network.sublayers()
@@ -517,8 +520,8 @@ def _(answer):
         plain = 100 * np.array([share - z * np.sqrt(share * (1 - share) / n),
                                 share + z * np.sqrt(share * (1 - share) / n)])
         if np.allclose(got, plain, atol=1e-3):
-            raise Wrong("that is the plain interval p +- z sqrt(p (1 - p) / n), which says 0 to 0 % "
-                        "where none is right; use Wilson's")
+            raise Wrong("that is the plain interval p +- z sqrt(p (1 - p) / n), which says 0 to "
+                        "0 % where none is right; use Wilson's")
         if np.allclose(100 * got, want, atol=2e-2):
             raise Wrong("those are shares; per cent are wanted")
         raise Wrong(f"{right} right of {n} should give {want[0]:.2f} to {want[1]:.2f} %, not "

@@ -58,7 +58,8 @@ def _picture(image):
 def lines(x, curves, xlabel, ylabel, title="", *, xlog=False, ylog=False, bands=None, markers=True,
           hlines=None, ax=None, height=2.8, width=PAGE):
     """Curves {label: values} over x; bands {label: (low, high)} are drawn around them, hlines
-    {label: value} as dashed lines; labels that begin with "_" stay out of the legend. x is one sequence, or {label: sequence}."""
+    {label: value} as dashed lines; labels that begin with "_" stay out of the legend. x is one
+    sequence, or {label: sequence}."""
     figure, axis = (None, ax) if ax is not None else _figure(height=height, width=width)
     axis = axis if ax is not None else axis[0, 0]
     for i, (label, y) in enumerate(curves.items()):

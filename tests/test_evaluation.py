@@ -1,4 +1,5 @@
 """Accuracies counted by hand on a network whose answers are known."""
+import contextlib
 import json
 
 import numpy as np
@@ -6,8 +7,11 @@ import paddle
 import pytest
 from conftest import random_split
 
+from nam_edu.attention import SpatialNAM, nam_layers
 from nam_edu.data import CIFAR100_MEAN, CIFAR100_STD
-from nam_edu.evaluation import evaluate, gamma_table, predict, wilson_interval
+from nam_edu.evaluation import (blocks, evaluate, fixed_gates, gamma_table, gates, predict,
+                                wilson_interval, without_channels)
+from nam_edu.resnet import resnet18
 
 
 class Oracle(paddle.nn.Layer):
@@ -95,3 +99,135 @@ def test_gamma_table():
     table = gamma_table({"layer1.attention": np.array([[1, 1, 1, 1], [0.5, -1.5, 0, 2]])})
     row = table.splitlines()[1].split()
     assert row == "layer1.attention 4 1.0000 +- 0.000 1.0000 +- 0.791 0.000 - 2.000".split()
+
+
+# ------------------------------------------------------------------- gates and channels removed
+
+@pytest.fixture
+def nam_network():
+    """A small network whose NAM layers have gammas of both signs, betas and used statistics."""
+    paddle.seed(0)
+    network = resnet18(width=4, attention="nam-spatial")
+    for _, layer in nam_layers(network):
+        for parameter in (layer.bn.weight, layer.bn.bias):
+            parameter.set_value(3 * paddle.randn(parameter.shape))
+    network(paddle.randn([16, 3, 32, 32]))  # running statistics
+    network.eval()
+    return network
+
+
+@contextlib.contextmanager
+def watching(layers, see):
+    """Inside, see(name, input, output) is called with what each of the (name, layer) does."""
+    def hook(name):
+        def call(layer, x, y):
+            see(name, x[0].numpy(), y.numpy())  # a value that a hook returns would replace y
+        return call
+
+    hooks = [layer.register_forward_post_hook(hook(name)) for name, layer in layers]
+    yield
+    for each in hooks:
+        each.remove()
+
+
+def numpy_gate(layer, x):
+    """The gate of a NAM layer by the equations, in float64."""
+    gamma, beta, mean, var = (p.numpy().astype(np.float64) for p in (
+        layer.bn.weight, layer.bn.bias, layer.bn._mean, layer.bn._variance))
+    x = x.astype(np.float64)
+    n, c, h, w = x.shape
+    if isinstance(layer, SpatialNAM):
+        x = x.reshape(n, c, h * w).transpose(0, 2, 1)[..., None]
+    shape = (1, -1, 1, 1)
+    logits = (np.abs(gamma) / np.abs(gamma).sum()).reshape(shape) * (
+        gamma.reshape(shape) * (x - mean.reshape(shape)) / np.sqrt(var.reshape(shape) + 1e-5)
+        + beta.reshape(shape))
+    if isinstance(layer, SpatialNAM):
+        logits = logits[..., 0].transpose(0, 2, 1).reshape(n, c, h, w)
+    return 1 / (1 + np.exp(-logits))
+
+
+def test_gates(nam_network, archive):
+    images, inputs = archive.test.images[:40], {}
+    with watching(nam_layers(nam_network),
+                  lambda name, x, y: inputs.setdefault(name, []).append(x)):
+        found = gates(nam_network, images, batch_size=16)
+    assert list(found) == [name for name, _ in nam_layers(nam_network)]
+    for name, layer in nam_layers(nam_network):
+        gate = numpy_gate(layer, np.concatenate(inputs[name]))
+        kind = isinstance(layer, SpatialNAM)
+        profile = gate.mean((0, 1)).ravel() if kind else gate.mean((0, 2, 3))
+        for got, right in ((found[name].low, gate.min()), (found[name].high, gate.max()),
+                           (found[name].mean, gate.mean()), (found[name].std, gate.std()),
+                           (found[name].profile, profile),
+                           (found[name].profile_std, profile.std())):
+            np.testing.assert_allclose(got, right, atol=1e-4)
+        gamma = np.abs(layer.bn.weight.numpy())
+        np.testing.assert_allclose(found[name].weights_high, len(gamma) * gamma.max() / gamma.sum(),
+                                   rtol=1e-5)
+
+
+def test_fixed_gates_of_one_half_are_what_zero_gammas_give(nam_network, archive):
+    images = archive.test.images[:20]
+    learned = predict(nam_network, images)
+    with fixed_gates(nam_network, 0.5):
+        half = predict(nam_network, images)
+    np.testing.assert_array_equal(predict(nam_network, images), learned)  # all is as it was
+    for _, layer in nam_layers(nam_network):
+        layer.bn.weight.set_value(paddle.zeros_like(layer.bn.weight))
+        layer.bn.bias.set_value(paddle.zeros_like(layer.bn.bias))
+    np.testing.assert_allclose(half, predict(nam_network, images), rtol=1e-4, atol=1e-5)
+    assert np.abs(half - learned).max() > 1e-2
+
+
+def test_fixed_gates_of_the_mean(nam_network, archive):
+    """Each channel (pixel) is multiplied by its own mean gate."""
+    images, seen = archive.test.images[:20], {}
+    found = gates(nam_network, images)
+    with fixed_gates(nam_network, found):
+        watched = [(name, layer) for name, layer in nam_network.named_sublayers()
+                   if type(layer).__name__ == "FixedGate"]
+        with watching(watched, lambda name, x, y: seen.update({name: (x, y)})):
+            predict(nam_network, images)
+    assert list(seen) == list(found)
+    for name, (x, y) in seen.items():
+        if name.endswith("channel"):
+            profile = found[name].profile.reshape(1, -1, 1, 1)
+        else:
+            profile = found[name].profile.reshape(1, 1, *x.shape[2:])
+        np.testing.assert_allclose(y, x * profile, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("of", ["nam", "bn"])
+@pytest.mark.parametrize("order", ["lowest", "highest", "random"])
+def test_without_channels(nam_network, archive, order, of):
+    images, zero = archive.test.images[:10], {}
+    for _, block in blocks(nam_network):
+        block.bn2.weight.set_value(paddle.randn(block.bn2.weight.shape))
+    before = predict(nam_network, images)
+    with without_channels(nam_network, 0.5, order, of):
+        watched = [(name, block.attention) for name, block in blocks(nam_network)]
+        with watching(watched, lambda name, x, y: zero.update(
+                {name: np.flatnonzero(~y.any((0, 2, 3)))})):
+            predict(nam_network, images)
+    for name, block in blocks(nam_network):
+        bn = block.attention.channel.bn if of == "nam" else block.bn2
+        gamma = np.abs(bn.weight.numpy())
+        assert len(zero[name]) == len(gamma) // 2
+        if order != "random":
+            kept = np.setdiff1d(np.arange(len(gamma)), zero[name])
+            low, high = (zero[name], kept) if order == "lowest" else (kept, zero[name])
+            assert gamma[low].max() <= gamma[high].min()
+    np.testing.assert_array_equal(predict(nam_network, images), before)
+
+
+def test_the_network_is_whole_again_after_an_error(nam_network):
+    names = list(nam_network.state_dict())
+    with pytest.raises(KeyboardInterrupt), without_channels(nam_network, 0.3):
+        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), fixed_gates(nam_network):
+        raise KeyboardInterrupt
+    assert list(nam_network.state_dict()) == names
+    with pytest.raises(ValueError, match="choose lowest, highest or random"):
+        with without_channels(nam_network, 0.3, "first"):
+            pass

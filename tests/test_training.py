@@ -358,3 +358,30 @@ def test_killed_in_mid_epoch_and_resumed(small_archive, tmp_path):
                             text=True)
     assert "going on after epoch" in second.stdout
     assert_same_run(open_run(tmp_path / "whole"), open_run(tmp_path / "killed"))
+
+
+def test_weight_decay_can_leave_gamma_alone(archive, tmp_path):
+    """With it the mean of |gamma| follows exp(-sum of rates * decay); without it stays near 1."""
+    base = dict(weight_decay=2.0, learning_rate=0.01, momentum=0.0, nesterov=False,
+                schedule="constant", epochs=2)
+    means = {}
+    for decays in (True, False):
+        run = fit(recipe("ci", width=4, batch_size=64, train_images=256, validation=64,
+                         decay_gamma=decays, **base), archive, tmp_path / str(decays),
+                  progress=False)
+        means[decays] = np.mean([np.abs(rows[-1]).mean() for rows in run.gamma_history.values()])
+    assert means[True] == pytest.approx((1 - 0.02)**8, abs=0.01)  # 2 epochs of 4 steps
+    assert means[False] == pytest.approx(1, abs=0.01)
+
+
+def test_further_callbacks_see_the_network(archive, tmp_path):
+    class Count(paddle.callbacks.Callback):
+        epochs = 0
+
+        def on_eval_end(self, logs=None):
+            self.epochs += 1
+            assert self.model.network.fc.weight.shape[1] == 100
+
+    count = Count()
+    fit(TINY, archive, tmp_path / "run", progress=False, callbacks=[count])
+    assert count.epochs == 2

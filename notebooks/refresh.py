@@ -1,0 +1,69 @@
+"""Run notebooks from top to bottom and keep their outputs: python notebooks/refresh.py [NAME ...].
+
+For maintainers. Each notebook (all lessons, solutions and AI Studio's door, or those named) runs in
+a new kernel; its file is replaced only when every cell succeeded. Kept are outputs and counts;
+times of execution and states of widgets are not.
+"""
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+HERE = Path(__file__).resolve().parent
+METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"}}
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def tidy(notebook):
+    """Leave out what changes from run to run or lives only with a kernel."""
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type != "code":
+            continue
+        kept = []
+        for output in cell.outputs:
+            if output.output_type == "stream" and output.name == "stderr":
+                # A progress bar draws itself over and over: what stays at its end is enough.
+                output.text = re.sub(r"[^\n]*\r", "", output.text).lstrip("\n")
+                if not output.text.strip():
+                    continue
+            if "data" in output:
+                output.data.pop(WIDGET, None)
+            kept.append(output)
+        cell.outputs = kept
+
+
+def refresh(path):
+    notebook = nbformat.read(path, as_version=4)
+    started = time.perf_counter()
+    NotebookClient(notebook, timeout=1800, kernel_name="python3",
+                   resources={"metadata": {"path": str(path.parent)}}).execute()
+    tidy(notebook)
+    nbformat.validate(notebook)
+    nbformat.write(notebook, path)
+    print(f"{path.relative_to(HERE)}: {time.perf_counter() - started:.0f} s, "
+          f"{path.stat().st_size // 1024} KB", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="files below notebooks/; default: all")
+    names = parser.parse_args().names
+    paths = [HERE / name for name in names] or sorted(
+        path for path in HERE.rglob("*.ipynb")
+        if not {".ipynb_checkpoints", "runs"} & set(path.parts))
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        sys.exit(f"there is no notebook {missing[0]} below {HERE.name}/")
+    for path in paths:
+        refresh(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The committed notebooks: executed, clean, and whole."""
+import base64
+import re
+import struct
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").rglob("*.ipynb")
+                   if not {".ipynb_checkpoints", "runs"} & set(path.parts))
+LESSONS = [path for path in NOTEBOOKS if path.parent.name == "notebooks"]
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def test_six_lessons_and_their_solutions():
+    names = ["01_theory.ipynb", "02_layer.ipynb", "03_network.ipynb", "04_training.ipynb",
+             "05_evaluation.ipynb", "06_gamma_visualisation.ipynb"]
+    assert [path.name for path in LESSONS] == names
+    assert [p.name for p in NOTEBOOKS if p.parent.name == "solutions"] == names
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.relative_to(ROOT).as_posix())
+class TestNotebook:
+    def test_format_kernel_and_size(self, path):
+        notebook = read(path)
+        nbformat.validate(notebook)
+        assert notebook.metadata.kernelspec.name == "python3"
+        assert path.stat().st_size < 1.5e6
+
+    def test_was_executed_from_top_to_bottom(self, path):
+        assert [cell.execution_count for cell in code_cells(path)] == list(
+            range(1, 1 + len(code_cells(path))))
+
+    def test_outputs_are_clean(self, path):
+        for cell in code_cells(path):
+            for output in cell.outputs:
+                assert output.output_type != "error", output
+                assert output.get("name") != "stderr", output
+                text = str(output.get("text", "")) + str(output.get("data", {}).get("text/plain"))
+                assert not re.search(r"/home/|/root/|/tmp/|/work/|/usr/|[A-Z]:\\", text), text
+                assert "Warning" not in text and "VBox(" not in text
+
+    def test_source_has_no_path_of_a_machine(self, path):
+        for cell in read(path).cells:
+            assert not re.search(r"/root/|/tmp/|/work/|/usr/", cell.source.replace("/work/", "")
+                                 if "aistudio" in cell.source else cell.source)
+
+    def test_links_resolve(self, path):
+        # main.ipynb will stand at the root of AI Studio's project.
+        base = ROOT if path.name == "main.ipynb" else path.parent
+        for cell in read(path).cells:
+            if cell.cell_type == "markdown":
+                for target in re.findall(r"\]\(([^)]+)\)", cell.source):
+                    if not target.startswith("http"):
+                        assert (base / target.split("#")[0]).exists(), target
+
+    def test_sets_up_first(self, path):
+        first = code_cells(path)[0]
+        assert "nam_edu.setup(seed=0)" in first.source
+        printed = "".join(output.get("text", "") for output in first.outputs)
+        assert "nam_edu" in printed and "Paddle 3" in printed and "seed 0" in printed
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+class TestLesson:
+    def test_has_the_shape_of_a_lesson(self, path):
+        text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+        for part in ("At the end of this lesson you have", "**You will be able to**",
+                     "**You need**", "**Time**", "**Predict", "# Exercises", "# Summary",
+                     "# In practice: where the sources differ"):
+            assert part in text, part
+        assert re.search(r"\*\*(Next|Where to go next)", text)
+
+    def test_pictures_are_there_and_fit_a_page(self, path):
+        pictures = [output.data["image/png"] for cell in code_cells(path)
+                    for output in cell.outputs if "image/png" in output.get("data", {})]
+        assert len(pictures) >= 3
+        for picture in pictures:
+            width, height = struct.unpack(">II", base64.b64decode(picture)[16:24])
+            assert 150 < width <= 900 and height <= 900
+
+    def test_every_picture_is_followed_by_words(self, path):
+        cells = read(path).cells
+        for cell, after in zip(cells, cells[1:]):
+            if cell.cell_type == "code" and any("image/png" in output.get("data", {})
+                                                for output in cell.outputs):
+                assert after.cell_type == "markdown" or "plots." in after.source, cell.source
+
+    def test_code_is_short(self, path):
+        for cell in code_cells(path):
+            assert cell.source.count("\n") < 26, cell.source
+            assert max(map(len, cell.source.splitlines())) <= 125, cell.source
+
+
+def test_the_guards_can_fail():
+    """What they look for is found where it is."""
+    assert re.search(r"/home/|/root/|/tmp/|/work/|/usr/|[A-Z]:\\", "saved to /home/ann/runs")
+    assert NOTEBOOKS and any("image/png" in output.get("data", {}) for path in LESSONS
+                             for cell in code_cells(path) for output in cell.outputs)
