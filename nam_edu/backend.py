@@ -143,6 +143,7 @@ def tune_cpu():
 def import_paddle():
     """Import Paddle without the lines that it prints about threads and compilers."""
     for noise in ("No ccache found", "When training, we now always track global mean",
+                  "To copy construct from a tensor",  # Paddle's own data loader does that
                   "You are using GPU version Paddle"):  # `setup` says that in its own line
         warnings.filterwarnings("ignore", message=noise)
     printed = io.StringIO()

@@ -280,10 +280,10 @@ def _(answer):
 
 @_checker("3.2")
 def _(answer):
-    channels = 3 * 256 + 4 * 512 + 6 * 1024 + 3 * 2048
+    channels = 3 * 256 + 4 * 512 + 23 * 1024 + 3 * 2048
     got = int(_ask(answer, shape=()))
     if got == 2 * channels:
-        return "23,743,140 with NAM, 23,712,932 without."
+        return "beside more than 42 million in the rest of the network."
     if got == 4 * channels:
         raise Wrong("you count the running statistics too: they are kept, not trained")
     if got == channels:
@@ -291,7 +291,7 @@ def _(answer):
     if got in (channels // 2, channels // 4):
         raise Wrong("a bottleneck block ends with four times its width: 256, 512, 1024, 2048")
     if got == 2 * (256 + 512 + 1024 + 2048):
-        raise Wrong("every block has a layer of its own: the stages have 3, 4, 6 and 3")
+        raise Wrong("every block has a layer of its own: the stages have 3, 4, 23 and 3")
     raise Wrong(f"not {got:,}: two values per channel, for every block of the four stages")
 
 

@@ -56,10 +56,10 @@ def _picture(image):
 # ------------------------------------------------------------------------------------- general
 
 def lines(x, curves, xlabel, ylabel, title="", *, xlog=False, ylog=False, bands=None, markers=True,
-          hlines=None, ax=None, height=2.8, width=PAGE):
+          hlines=None, outside=False, ax=None, height=2.8, width=PAGE):
     """Curves {label: values} over x; bands {label: (low, high)} are drawn around them, hlines
-    {label: value} as dashed lines; labels that begin with "_" stay out of the legend. x is one
-    sequence, or {label: sequence}."""
+    {label: value} as dashed lines; labels that begin with "_" stay out of the legend, which
+    stands beside the axes if `outside`. x is one sequence, or {label: sequence}."""
     figure, axis = (None, ax) if ax is not None else _figure(height=height, width=width)
     axis = axis if ax is not None else axis[0, 0]
     for i, (label, y) in enumerate(curves.items()):
@@ -75,7 +75,9 @@ def lines(x, curves, xlabel, ylabel, title="", *, xlog=False, ylog=False, bands=
     if ylog:
         axis.set_yscale("log")
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    if len(curves) + len(hlines or {}) > 1:
+    if outside:
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    elif len(curves) + len(hlines or {}) > 1:
         axis.legend()
     return figure
 
@@ -212,14 +214,14 @@ def image_and_maps(image, maps, titles):
 
 
 def gate_curve(spans):
-    """The sigmoid, and on it how far the logits of layers {label: largest logit} reach."""
+    """The sigmoid, and on it the gates that layers reach: {label: (smallest, largest)}."""
     figure, axes = _figure(height=2.7)
     axis, logits = axes[0, 0], np.linspace(-6, 6, 400)
     axis.plot(logits, 1 / (1 + np.exp(-logits)), color="#999999", linewidth=1.2, label="sigmoid")
-    for i, (label, reach) in enumerate(spans.items()):
-        part = np.linspace(-reach, reach, 100)
-        axis.plot(part, 1 / (1 + np.exp(-part)), color=COLOURS[i], linewidth=7 - 1.5 * i,
-                  solid_capstyle="round", label=label)
+    for i, (label, (low, high)) in enumerate(spans.items()):
+        gate = np.linspace(low, high, 100)
+        axis.plot(np.log(gate / (1 - gate)), gate, color=COLOURS[i], linewidth=8 - 2 * i,
+                  solid_capstyle="round", label=label, zorder=3 + i)
     axis.axhline(0.5, color="#666666", linewidth=0.8, linestyle=":")
     axis.set(xlabel="logit W * BN(x)", ylabel="gate", title="")
     axis.legend(loc="upper left")
@@ -324,7 +326,7 @@ def superclass_confusion(confusion, names):
 def overlays(image, maps, titles):
     """An image (3, H, W) uint8, and beside it the image under each of the maps (h, w), from 0 to 1,
     enlarged to it."""
-    figure, axes = _figure(1, 1 + len(maps), height=1.95, width=1.75 * (1 + len(maps)))
+    figure, axes = _figure(1, 1 + len(maps), height=1.85, width=1.6 * (1 + len(maps)))
     height, width = image.shape[1:]
     for axis, heat, title in zip(axes[0], [None, *maps], ["image", *titles]):
         axis.imshow(_picture(image), extent=(0, width, height, 0))

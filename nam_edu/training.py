@@ -1,6 +1,7 @@
 """Recipes, and `fit`: training a NAM ResNet with `paddle.Model`, recorded and resumable."""
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -568,9 +569,10 @@ class Recorder(Callback):
             print("VisualDL is not installed: no curves for it (pip install visualdl)",
                   file=sys.stderr)
         else:
-            # A fixed name: a resumed run goes on in the same file.
-            self.writer = LogWriter(str(self.folder / "visualdl"),
-                                    file_name="vdlrecords.nam_edu.log")
+            # A fixed name: a resumed run goes on in the same file, and VisualDL need not say so.
+            with contextlib.redirect_stdout(io.StringIO()):
+                self.writer = LogWriter(str(self.folder / "visualdl"),
+                                        file_name="vdlrecords.nam_edu.log")
         if self.epoch == 0:
             self._show_gamma()
 
@@ -629,7 +631,9 @@ class Recorder(Callback):
     def _show_gamma(self):
         if self.writer is not None:
             for name, rows in self.gamma.items():
-                self.writer.add_histogram(f"gamma/{name}", rows[-1], self.epoch, buckets=20)
+                # As float64: values that hardly differ leave no room for 20 buckets in float32.
+                self.writer.add_histogram(f"gamma/{name}", rows[-1].astype(np.float64),
+                                          self.epoch, buckets=20)
 
 
 class _Mean:

@@ -28,10 +28,14 @@ def tidy(notebook):
             continue
         kept = []
         for output in cell.outputs:
-            if output.output_type == "stream" and output.name == "stderr":
-                # A progress bar draws itself over and over: what stays at its end is enough.
-                output.text = re.sub(r"[^\n]*\r", "", output.text).lstrip("\n")
+            if output.output_type == "stream":
+                # A progress bar draws itself over and over; its pieces are not for a page.
+                output.text = re.sub(r"[^\n\r]*\r", "", output.text)
+                output.text = re.sub(r"(?m)^.*\d+/(\d+|\?) \[.*$", "", output.text)
                 if not output.text.strip():
+                    continue
+                if kept and kept[-1].get("name") == output.name:
+                    kept[-1].text += output.text
                     continue
             if "data" in output:
                 output.data.pop(WIDGET, None)

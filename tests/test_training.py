@@ -385,3 +385,11 @@ def test_further_callbacks_see_the_network(archive, tmp_path):
     count = Count()
     fit(TINY, archive, tmp_path / "run", progress=False, callbacks=[count])
     assert count.epochs == 2
+
+
+def test_gammas_that_hardly_move_can_be_drawn(archive, tmp_path):
+    """They differ in the last bits only, between which VisualDL finds no room for buckets."""
+    run = fit(recipe("ci", width=4, batch_size=64, train_images=256, validation=64,
+                     learning_rate=1e-6), archive, tmp_path / "run", progress=False)
+    last = np.concatenate([rows[-1] for rows in run.gamma_history.values()])
+    assert 0 < np.ptp(last) < 1e-5
