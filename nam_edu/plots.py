@@ -306,9 +306,9 @@ def training_curves(log, title=""):
     return figure
 
 
-def panels(columns, height=2.7):
+def panels(columns, height=2.7, share_y=False):
     """A row of empty axes, to be filled by `lines(..., ax=...)`: (figure, axes)."""
-    figure, axes = _figure(1, columns, height=height)
+    figure, axes = _figure(1, columns, height=height, sharey=share_y)
     return figure, list(axes[0])
 
 
@@ -317,7 +317,9 @@ def panels(columns, height=2.7):
 def superclass_confusion(confusion, names):
     """Where the images of each superclass went, in per cent of its images: (20, 20)."""
     share = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    short = [name.replace("_", " ")[:22] for name in names]
+    short = [name.replace("_", " ").replace("household electrical", "electrical").replace(
+        "large omnivores and", "large omniv.,").replace("large ", "l. ").replace(
+        "invertebrates", "invertebr.") for name in names]
     return heatmap(np.round(share), short, short, "superclass of the first choice",
                    "true superclass", colour_label="per cent of the row's images", height=5.6,
                    limits=(0, 100))
@@ -358,9 +360,11 @@ def seeds(groups, ylabel, title=""):
 
 def gamma_ranked(layers, ylabel="|γ|", height=2.8):
     """|gamma| of each layer {name: (C,)}, largest first, over the share of the channels."""
-    return lines({name: np.linspace(0, 100, len(g)) for name, g in layers.items()},
-                 {name: np.sort(np.abs(g))[::-1] for name, g in layers.items()},
-                 "channels, largest first, per cent", ylabel, markers=False, height=height)
+    figure = lines({name: np.linspace(0, 100, len(g)) for name, g in layers.items()},
+                   {name: np.sort(np.abs(g))[::-1] for name, g in layers.items()},
+                   "channels, largest first, per cent", ylabel, markers=False, height=height)
+    figure.axes[0].set_ylim(bottom=0)
+    return figure
 
 
 def gamma_heatmap(history, title=""):
