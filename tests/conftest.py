@@ -1,26 +1,15 @@
 import os
-from pathlib import Path
 
-import numpy as np
 import pytest
+from helpers import random_split
 
 os.environ.setdefault("NAM_EDU_PROFILE", "ci")  # for the kernels of the notebooks as well
 
 from nam_edu.backend import import_paddle, tune_cpu  # noqa: E402
-from nam_edu.data import Archive, Split, locate_cifar100  # noqa: E402
+from nam_edu.data import Archive, locate_cifar100  # noqa: E402
 
 tune_cpu()
 import_paddle()
-
-GOLDEN = Path(__file__).parent / "golden"
-
-
-def random_split(n, seed):
-    """Images of noise, labelled so that every fine class has one superclass."""
-    rng = np.random.default_rng(seed)
-    fine = np.arange(n) % 100
-    return Split(rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8), fine, fine // 5,
-                 tuple(f"fine {i}" for i in range(100)), tuple(f"coarse {i}" for i in range(20)))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 import numpy as np
 import paddle
 import pytest
-from conftest import GOLDEN
+from helpers import GOLDEN
 
 from nam_edu.attention import (NAM, ChannelNAM, SpatialNAM, gamma_weights, nam_layers,
                                sparsity_penalty)

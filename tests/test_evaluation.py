@@ -5,7 +5,7 @@ import json
 import numpy as np
 import paddle
 import pytest
-from conftest import random_split
+from helpers import random_split
 
 from nam_edu.attention import SpatialNAM, nam_layers
 from nam_edu.data import CIFAR100_MEAN, CIFAR100_STD

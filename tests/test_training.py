@@ -148,7 +148,7 @@ def test_the_loss_is_cross_entropy_plus_the_penalty():
 
 @pytest.fixture(scope="module")
 def small_archive(tmp_path_factory):
-    from conftest import random_split
+    from helpers import random_split
 
     train, test = random_split(320, 0), random_split(100, 1)
     return Archive(train, test, train.fine_names, train.coarse_names)
@@ -286,7 +286,7 @@ def test_another_run_is_not_destroyed(run, small_archive, tmp_path):
         fit(run.recipe, small_archive, run.folder)
     with pytest.raises(TrainingError, match=r"another recipe: attention \(nam-spatial there, se"):
         fit(dataclasses.replace(run.recipe, attention="se"), small_archive, run.folder, resume=True)
-    from conftest import random_split
+    from helpers import random_split
 
     other = dataclasses.replace(small_archive, train=random_split(320, 7))
     with pytest.raises(TrainingError, match="trained on other images"):

@@ -1,0 +1,16 @@
+"""What several test files share."""
+from pathlib import Path
+
+import numpy as np
+
+from nam_edu.data import Split
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def random_split(n, seed):
+    """Images of noise, labelled so that every fine class has one superclass."""
+    rng = np.random.default_rng(seed)
+    fine = np.arange(n) % 100
+    return Split(rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8), fine, fine // 5,
+                 tuple(f"fine {i}" for i in range(100)), tuple(f"coarse {i}" for i in range(20)))
