@@ -72,7 +72,10 @@ def _parse_npy(data):
         raise ValueError(f"unknown .npy version {version}")
     read_header = (np.lib.format.read_array_header_1_0 if version == (1, 0)
                    else np.lib.format.read_array_header_2_0)
-    shape, fortran_order, dtype = read_header(stream)
+    try:
+        shape, fortran_order, dtype = read_header(stream)
+    except Exception as error:  # of many kinds: NumPy hands the header to Python's own parser
+        raise ValueError(f"the header of an array cannot be parsed: {error}") from None
     if dtype.hasobject:
         raise ValueError("an array of Python objects, which could run code, is refused")
     body = data[stream.tell():]
