@@ -8,7 +8,11 @@ import json
 import sys
 from pathlib import Path
 
-from . import __version__
+if not __package__:  # run as a file, which is how paddle.distributed.launch runs a program
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    __package__ = "nam_edu"
+
+from . import __version__  # noqa: E402
 
 RECIPE_HELP = {
     "depth": "18, 34, 50, 101 or 152 layers",
@@ -25,6 +29,7 @@ RECIPE_HELP = {
     "momentum": "of the optimizer",
     "nesterov": "Nesterov's momentum",
     "weight_decay": "L2 penalty on all parameters",
+    "amp": "mixed precision, on a GPU",
     "decay_gamma": "whether the weight decay acts on NAM's scale factors too",
     "penalty": "p of equation (4): weight of sum |gamma| + sum |lambda|",
     "crop_padding": "pixels of border for the random crop; 0 switches it off",
@@ -68,7 +73,7 @@ def parser():
     fields = train.add_argument_group("fields of the recipe")
     for name, text in RECIPE_HELP.items():
         option = f"--{name.replace('_', '-')}"
-        if name in ("nesterov", "flip", "decay_gamma"):
+        if name in ("nesterov", "flip", "decay_gamma", "amp"):
             fields.add_argument(option, action=argparse.BooleanOptionalAction, default=None,
                                 help=text)
         elif name in ("mean", "std"):
@@ -229,6 +234,9 @@ def main(arguments=None):
                 "data": command_data, "aistudio": command_aistudio,
                 "doctor": command_doctor}[args.command](args) or 0
     except (ValueError, OSError) as error:
+        if hasattr(error, "signal"):  # asked to stop: not a failure of the program
+            print(error, file=sys.stderr)
+            return 128 + error.signal
         # The package's own errors are ValueErrors that speak to a person.
         print(f"error: {error}", file=sys.stderr)
         return 1

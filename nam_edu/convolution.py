@@ -38,10 +38,17 @@ FEW_CHANNELS = 4  # of images
 LARGEST_IMAGE = 64 * 64  # pixels; of larger images the windows of the stem would fill the memory
 
 
+def switched_off():
+    """By the user, or where several processes train together: Paddle's DataParallel does not
+    average the gradients that come from a PyLayer."""
+    return (os.environ.get("NAM_EDU_CONVOLUTION") == "paddle"
+            or int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1)
+
+
 def sigmoid(x):
     """1 / (1 + exp(-x)), any shape; on a CPU as (1 + tanh(x / 2)) / 2, the same number: Paddle
     computes tanh for many values at a time, the exponential for one."""
-    if not x.place.is_cpu_place() or os.environ.get("NAM_EDU_CONVOLUTION") == "paddle":
+    if not x.place.is_cpu_place() or switched_off():
         return F.sigmoid(x)
     return paddle.scale(paddle.tanh(paddle.scale(x, 0.5)), 0.5, 0.5)
 
@@ -52,7 +59,7 @@ def gated(x, logits):
     On a CPU with a backward pass of its own: Paddle's gradient of a product is many times slower
     than the product. Without gradients the memory of `logits` is used for the result.
     """
-    if not x.place.is_cpu_place() or os.environ.get("NAM_EDU_CONVOLUTION") == "paddle":
+    if not x.place.is_cpu_place() or switched_off():
         return F.sigmoid(logits) * x
     if paddle.is_grad_enabled():
         return _Gated.apply(x, logits)
@@ -85,7 +92,7 @@ def through(layers, x):
     On a CPU, from where the maps are small, the layers work channels last and fast. Not so where a
     hook is registered on any of them: hooks see (N, C, H, W).
     """
-    allowed = (os.environ.get("NAM_EDU_CONVOLUTION") != "paddle" and x.place.is_cpu_place()
+    allowed = (not switched_off() and x.place.is_cpu_place()
                and x.dtype == paddle.float32 and x.shape[0] >= FEWEST_IMAGES
                and paddle.in_dynamic_mode()
                and not any(map(_has_hooks, layers)))
@@ -213,7 +220,7 @@ def outputs(network, batches, parallel=False):
     remember nothing. Where a hook is registered, batches follow one another all the same.
     """
     threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
-    parallel = (parallel and threads > 1 and os.environ.get("NAM_EDU_CONVOLUTION") != "paddle"
+    parallel = (parallel and threads > 1 and not switched_off()
                 and paddle.device.get_device() == "cpu" and not network.training
                 and not _has_hooks(network))
 

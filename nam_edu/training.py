@@ -9,7 +9,9 @@ import json
 import math
 import os
 import platform
+import signal
 import sys
+import threading
 import time
 import zlib
 from dataclasses import dataclass
@@ -21,6 +23,13 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 from paddle.callbacks import Callback
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
+    fcntl = None
 
 from . import __version__, checkpoint
 from .attention import nam_layers, sparsity_penalty
@@ -35,6 +44,14 @@ from .shapes100 import load_shapes100
 
 class TrainingError(ValueError):
     """A recipe, run folder or run that cannot go on; says why and what to do."""
+
+
+class Stopped(TrainingError):
+    """A run that was asked to stop (Ctrl-C, SIGTERM) and saved its state; `signal`: its number."""
+
+    def __init__(self, message, signal):
+        super().__init__(message)
+        self.signal = signal
 
 
 # ----------------------------------------------------------------------------------- recipes
@@ -64,6 +81,7 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
+    amp: bool = False              # mixed precision; on a GPU only
     decay_gamma: bool = True       # whether weight decay acts on NAM's own scale factors too
     penalty: float = 0.0           # p of equation (4)
     crop_padding: int = 4
@@ -192,29 +210,35 @@ class Batches:
     """Batches of a split for `paddle.Model.fit`: [images (N, 3, 32, 32) float32, labels (N, 1)].
 
     Order and augmentation depend on `seed`, `epoch` and the number of the batch alone, so a batch
-    can be made again at any time; `epoch` is set from outside before each pass. Without an
-    augmentation the images come in their own order.
+    can be made again at any time; `epoch`, and `first`, the batch to begin with, are set from
+    outside before each pass. Without an augmentation the images come in their own order.
+
+    share: (rank, ranks): of every batch only each ranks-th image, from the rank-th on; a few images
+    at the end are left out where they do not go round.
     """
 
-    def __init__(self, split, batch_size, normalization, augmentation=None, seed=0):
+    def __init__(self, split, batch_size, normalization, augmentation=None, seed=0, share=(0, 1)):
         self.split, self.batch_size, self.normalization = split, batch_size, normalization
-        self.augmentation, self.seed = augmentation, seed
-        self.epoch = 0
+        self.augmentation, self.seed, self.share = augmentation, seed, share
+        self.epoch = self.first = 0
 
     def __len__(self):
-        return math.ceil(len(self.split) / self.batch_size)
+        whole, rest = divmod(len(self.split), self.batch_size)
+        return whole + (rest >= self.share[1])
 
     def __iter__(self):
         order = np.arange(len(self.split))
         if self.augmentation is not None:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.split))
-        for step in range(len(self)):
+        for step in range(self.first, len(self)):
             rows = order[step * self.batch_size:(step + 1) * self.batch_size]
             images = self.split.images[rows]
             if self.augmentation is not None:
                 rng = np.random.default_rng([self.seed, self.epoch, step])
                 images = self.augmentation(images, rng)
-            yield [normalise(images, *self.normalization), self.split.fine[rows][:, None]]
+            rank, ranks = self.share
+            mine = slice(rank, len(rows) // ranks * ranks, ranks)
+            yield [normalise(images[mine], *self.normalization), self.split.fine[rows[mine], None]]
 
 
 class CrossEntropyWithPenalty(nn.Layer):
@@ -287,10 +311,25 @@ def _newest_state(folder):
         path = folder / name
         if path.exists():
             try:
-                return checkpoint.read_arrays(path)
+                arrays, meta = checkpoint.read_arrays(path)
+                _check_meta(path, meta)
+                return arrays, meta
             except checkpoint.CheckpointError as error:
                 print(f"{error}; going back to the state before it", file=sys.stderr)
     return None
+
+
+def _check_meta(path, meta):
+    """Refuse a state whose plain values are not those that `Recorder.save` writes."""
+    train = meta.get("train")
+    right = (type(meta.get("epoch")) is int and type(meta.get("step", 0)) is int
+             and type(meta.get("best_top1")) in (int, float)
+             and isinstance(meta.get("log"), list) and len(meta["log"]) == meta["epoch"]
+             and all(isinstance(row, dict) for row in meta["log"])
+             and (not meta.get("step") or isinstance(train, dict)
+                  and {"images", "losses", "right"} <= set(train)))
+    if not right:
+        raise checkpoint.CheckpointError(f"{path} is no state of a run: its 'meta' is damaged")
 
 
 def open_run(folder):
@@ -349,14 +388,9 @@ RUN_FILES = ("run.json", "last.npz", "previous.npz", "best.npz", "gamma.npz", "l
 
 
 def _prepare_folder(folder, recipe, fingerprint, resume, overwrite):
-    """Make the folder ready: True if there is a run in it to continue. Refuses what would destroy
-    somebody's work."""
-    if folder.exists() and not folder.is_dir():
-        raise TrainingError(f"{folder} is a file: choose another folder with --out (out=)")
+    """Make a locked folder ready: True if there is a run in it to continue. Refuses what would
+    destroy somebody's work."""
     has_run = (folder / "run.json").exists()
-    if not has_run and folder.exists() and any(folder.iterdir()):
-        raise TrainingError(f"{folder} is not empty and holds no run: choose another folder with "
-                            "--out (out=)")
     if has_run and resume:
         about = _read_about(folder)
         saved = saved_recipe(folder)
@@ -377,8 +411,30 @@ def _prepare_folder(folder, recipe, fingerprint, resume, overwrite):
     if has_run:
         for path in [folder / name for name in RUN_FILES] + list(folder.glob("visualdl/*")):
             path.unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
     return False
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """Make a folder and hold it: one process at a time trains in it. The system takes the lock from
+    a process that ends, however it ends."""
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"{folder} is a file: choose another folder with --out (out=)")
+    if folder.exists() and not (folder / "run.json").exists() and any(
+            path.name != "lock" for path in folder.iterdir()):
+        raise TrainingError(f"{folder} is not empty and holds no run: choose another folder with "
+                            "--out (out=)")
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "a") as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            raise TrainingError(f"another process is training in {folder}: wait for it, or choose "
+                                "another folder with --out (out=)") from None
+        yield
 
 
 def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, progress=True,
@@ -396,7 +452,11 @@ def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, prog
         progress: show a progress bar and a line per epoch.
         callbacks: further `paddle.callbacks.Callback`s; `self.model.network` is the network.
 
-    Raises TrainingError (see the message), ArchiveError for the data.
+    Ctrl-C and SIGTERM end it after the step that it is in: its state is saved, and it goes on from
+    there. A second Ctrl-C ends it at once.
+
+    Raises TrainingError (see the message; `Stopped` after Ctrl-C or SIGTERM), ArchiveError for the
+    data.
     """
     if isinstance(data, Archive):
         archive, recipe = data, change(recipe, data="given")
@@ -406,24 +466,41 @@ def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, prog
     train, evaluated, evaluated_on = _cut(archive, recipe)
     if recipe.mean is None or recipe.std is None:
         mean, std = channel_statistics(train.images)
+        if recipe.std is None and min(std) == 0:
+            raise TrainingError("all training images have the same value in one colour, so its "
+                                "standard deviation is 0: check the data, or give --std (std=)")
         recipe = change(recipe, mean=recipe.mean or mean, std=recipe.std or std)
 
+    rank, ranks = share = _share()
+    if ranks > 1:
+        paddle.distributed.init_parallel_env()
+        progress = progress and rank == 0
     folder = Path(out)
     fingerprint = zlib.crc32(train.fine.tobytes(), zlib.crc32(np.ascontiguousarray(train.images)))
-    continued = _prepare_folder(folder, recipe, fingerprint, resume, overwrite)
-    if not continued:
-        about = {"recipe": dataclasses.asdict(recipe), "command": " ".join(sys.argv),
-                 "data": {"crc32": fingerprint, "train": len(train),
-                          evaluated_on: len(evaluated)},
-                 "versions": versions(), "machine": machine(),
-                 "started": time.strftime("%Y-%m-%d %H:%M:%S %z")}
-        write_text(folder / "run.json", json.dumps(about, indent=2))
+    with _locked(folder) if rank == 0 else contextlib.nullcontext():
+        if rank == 0 and not _prepare_folder(folder, recipe, fingerprint, resume, overwrite):
+            about = {"recipe": dataclasses.asdict(recipe), "command": " ".join(sys.argv),
+                     "data": {"crc32": fingerprint, "train": len(train),
+                              evaluated_on: len(evaluated)},
+                     "versions": versions(), "machine": machine(),
+                     "started": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+            write_text(folder / "run.json", json.dumps(about, indent=2))
 
-    # Parameters and optimizer states are named by counters: start them anew, so that a saved state
-    # finds its place however many networks this process built before.
-    with paddle.utils.unique_name.guard():
-        _train(recipe, folder, train, evaluated, evaluated_on, progress, callbacks)
+        if ranks > 1:
+            paddle.distributed.barrier()  # until the first has prepared the folder
+        # Parameters and optimizer states are named by counters: start them anew, so that a saved
+        # state finds its place however many networks this process built before.
+        with paddle.utils.unique_name.guard():
+            _train(recipe, folder, train, evaluated, evaluated_on, progress, callbacks, share)
+        if ranks > 1:
+            paddle.distributed.barrier()  # until the first has saved everything
     return open_run(folder)
+
+
+def _share():
+    """(rank, ranks) of this process: (0, 1) unless `paddle.distributed.launch` started several."""
+    return (int(os.environ.get("PADDLE_TRAINER_ID", 0)),
+            int(os.environ.get("PADDLE_TRAINERS_NUM", 1)))
 
 
 def versions():
@@ -464,14 +541,15 @@ def _cut(archive, recipe):
     return train, archive.test, "test"
 
 
-def _train(recipe, folder, train, evaluated, evaluated_on, progress, more_callbacks):
+def _train(recipe, folder, train, evaluated, evaluated_on, progress, more_callbacks, share):
     network = build_network(recipe)
     if not recipe.decay_gamma:
         for _, layer in nam_layers(network):
             layer.bn.weight.regularizer = paddle.regularizer.L2Decay(0.0)
     augmentation = Augmentation(recipe.crop_padding, recipe.brightness, recipe.contrast,
                                 recipe.flip, recipe.rotation)
-    batches = Batches(train, recipe.batch_size, network.normalization, augmentation, recipe.seed)
+    batches = Batches(train, recipe.batch_size, network.normalization, augmentation, recipe.seed,
+                      share)
     evaluation_batches = Batches(evaluated, max(recipe.batch_size, 256), network.normalization)
     schedule = paddle.optimizer.lr.LambdaDecay(
         1.0, lambda step: learning_rate(recipe, step, len(batches)))
@@ -479,40 +557,72 @@ def _train(recipe, folder, train, evaluated, evaluated_on, progress, more_callba
         schedule, recipe.momentum, parameters=network.parameters(),
         use_nesterov=recipe.nesterov, weight_decay=recipe.weight_decay or None)
 
-    recorder = Recorder(recipe, folder, network, optimizer, batches, evaluated_on)
+    recorder = Recorder(recipe, folder, network, optimizer, batches, evaluated_on, share)
     state = _newest_state(folder)
     if state is not None:
         recorder.restore(*state)
         if recorder.epoch >= recipe.epochs:
             print(f"the run in {folder} is finished: {recorder.epoch} of {recipe.epochs} epochs")
             return
-        print(f"going on after epoch {recorder.epoch} of {recipe.epochs}")
+        print(f"going on after epoch {recorder.epoch} of {recipe.epochs}"
+              + (f", step {recorder.step} of {len(batches)}" if recorder.step else ""))
 
+    on_gpu = paddle.device.get_device().startswith("gpu")
+    if recipe.amp and not on_gpu:
+        print("mixed precision (amp) needs a GPU: this run computes in float32", file=sys.stderr)
     model = paddle.Model(network)
     model.prepare(optimizer, CrossEntropyWithPenalty(network, recipe.penalty),
-                  paddle.metric.Accuracy(topk=(1, 5)))
+                  paddle.metric.Accuracy(topk=(1, 5)),
+                  amp_configs="O1" if recipe.amp and on_gpu else None)
     own = [recorder] + ([Progress(recorder)] if progress else [])
     # Paddle adds a callback that steps the learning rate after every batch.
     try:
-        model.fit(batches, evaluation_batches, epochs=recipe.epochs - recorder.epoch, verbose=0,
-                  callbacks=[*own, *more_callbacks])
+        with _signals_go_to(recorder):
+            model.fit(batches, evaluation_batches, epochs=recipe.epochs - recorder.epoch, verbose=0,
+                      callbacks=[*own, *more_callbacks])
     finally:
         for callback in own:
             callback.close()
 
 
+@contextlib.contextmanager
+def _signals_go_to(recorder):
+    """Inside, Ctrl-C and SIGTERM ask the recorder to stop after the step. Python lets only its main
+    thread handle signals."""
+    if (threading.current_thread() is not threading.main_thread()
+            or recorder.ranks > 1):  # they would stop at different steps and wait for each other
+        yield
+        return
+
+    def ask(number, frame):
+        if recorder.asked_to_stop is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        recorder.asked_to_stop = number
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Recorder(Callback):
     """Keeps what a run leaves behind: log, gamma history, VisualDL's log, newest and best state.
 
-    After each epoch the whole state is written to last.npz, the one before it kept as
-    previous.npz; everything else can be made again from there.
+    After each epoch, and where a run is stopped in the middle of one, the whole state is written to
+    last.npz, the one before it kept as previous.npz; everything else can be made again from there.
     """
 
-    def __init__(self, recipe, folder, network, optimizer, batches, evaluated_on):
+    def __init__(self, recipe, folder, network, optimizer, batches, evaluated_on, share=(0, 1)):
         super().__init__()
         self.recipe, self.folder, self.network = recipe, folder, network
+        self.rank, self.ranks = share
         self.optimizer, self.batches, self.evaluated_on = optimizer, batches, evaluated_on
         self.epoch = 0  # epochs finished
+        self.step = 0  # steps done of the next one
+        self.train = None  # its means so far
+        self.asked_to_stop = None  # the number of a signal
         self.log = []
         self.gamma = {name: [layer.bn.weight.numpy().copy()] for name, layer in nam_layers(network)}
         self.best_top1 = -1.0
@@ -531,7 +641,8 @@ class Recorder(Callback):
         state = self.optimizer.state_dict()
         arrays.update({ours: state[theirs].numpy() for ours, theirs in self._velocities()})
         arrays.update({f"gamma/{n}": np.stack(rows) for n, rows in self.gamma.items()})
-        meta = {"epoch": self.epoch, "log": self.log, "best_top1": self.best_top1}
+        meta = {"epoch": self.epoch, "step": self.step, "log": self.log,
+                "best_top1": self.best_top1, "train": self.train.state() if self.step else None}
         last = self.folder / "last.npz"
         new = self.folder / "new.npz"
         checkpoint.write_arrays(new, arrays, meta)
@@ -539,16 +650,48 @@ class Recorder(Callback):
             os.replace(last, self.folder / "previous.npz")
         os.replace(new, last)
 
+    def _save_or_explain(self):
+        with self._explained():
+            self.save()
+            self._write_tables()
+
+    @contextlib.contextmanager
+    def _explained(self):
+        """A disk that is full, a folder that was taken away: say what is safe."""
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"the state could not be written to {self.folder}: {error.strerror or error}; the "
+                "last good state is still there: make room, then go on with --resume "
+                "(resume=True)") from error
+
+    def _stop_if_asked(self):
+        if self.asked_to_stop is None:
+            return
+        done = (f"step {self.step} of {len(self.batches)} of epoch {self.epoch + 1}" if self.step
+                else f"epoch {self.epoch} of {self.recipe.epochs}")
+        raise Stopped(f"stopped after {done}; its state is saved in {self.folder}: go on with "
+                      "--resume (resume=True)", self.asked_to_stop)
+
     def restore(self, arrays, meta):
         checkpoint.assign_all(self.network, checkpoint.weights_of(arrays), self.folder)
+        missing = [ours for ours, _ in self._velocities() if ours not in arrays]
+        missing += [f"gamma/{name}" for name in self.gamma if f"gamma/{name}" not in arrays]
+        if missing:
+            raise TrainingError(f"the state in {self.folder} lacks {missing[0]}: it is damaged; "
+                                "start the run anew with --overwrite (overwrite=True)")
         schedule = self.optimizer._learning_rate
         self.optimizer.set_state_dict(
             {"LR_Scheduler": schedule.state_dict(),  # Paddle 2.6 asks for it
              **{theirs: paddle.to_tensor(arrays[ours]) for ours, theirs in self._velocities()}})
         self.epoch, self.log, self.best_top1 = meta["epoch"], meta["log"], meta["best_top1"]
+        self.step = meta.get("step", 0)
+        self.train = _Mean(meta["train"]) if self.step else None
         self.gamma = {name: list(arrays[f"gamma/{name}"]) for name in self.gamma}
-        schedule.step(self.epoch * len(self.batches))
-        self._write_tables()
+        schedule.step(self.epoch * len(self.batches) + self.step)
+        if self.rank == 0:
+            self._write_tables()
 
     def _write_tables(self):
         write_text(self.folder / "log.csv", log_as_csv(self.log))
@@ -563,6 +706,8 @@ class Recorder(Callback):
     # -- what paddle.Model calls
 
     def on_train_begin(self, logs=None):
+        if self.rank > 0:
+            return
         try:
             from visualdl import LogWriter
         except ImportError:
@@ -573,50 +718,72 @@ class Recorder(Callback):
             with contextlib.redirect_stdout(io.StringIO()):
                 self.writer = LogWriter(str(self.folder / "visualdl"),
                                         file_name="vdlrecords.nam_edu.log")
-        if self.epoch == 0:
+        if self.epoch == self.step == 0:
             self._show_gamma()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.batches.epoch = self.epoch
+        self.batches.epoch, self.batches.first = self.epoch, self.step
         self.started = time.perf_counter()
-        self.train, self.evaluation = _Mean(), _Mean()
+        self.train, self.evaluation = self.train if self.step else _Mean(), _Mean()
 
     def on_train_batch_end(self, step, logs=None):
-        self.train.add(logs)
+        self.step += 1
+        last = self.train.add(logs)
         self.rate = self.optimizer.get_lr()  # Paddle's own callback steps it after this one
         if not math.isfinite(sum(logs["loss"])):
             raise TrainingError(
-                f"the loss became {sum(logs['loss'])} at step {step + 1} of epoch "
+                f"the loss became {sum(logs['loss'])} at step {self.step} of epoch "
                 f"{self.epoch + 1}; the state after epoch {self.epoch} is kept in {self.folder}; "
                 f"try a lower learning rate than {self.recipe.learning_rate:g}")
-        self._scalars("train", logs["loss"], *self.train.last_accuracies(logs),
-                      self.epoch * len(self.batches) + step, learning_rate=self.rate)
+        self._scalars("train", logs["loss"], *last,
+                      self.epoch * len(self.batches) + self.step - 1, learning_rate=self.rate)
+        if self.asked_to_stop is not None and self.step < len(self.batches):
+            self._save_or_explain()
+            self._stop_if_asked()
 
     def on_epoch_end(self, epoch, logs=None):
-        self.row = {"epoch": self.epoch + 1, **self.train.result(logs),
-                    "learning_rate": self.rate}
+        if self.ranks > 1:
+            self._agree()
+        self.row = {"epoch": self.epoch + 1, **self.train.result(), "learning_rate": self.rate}
 
     def on_eval_batch_end(self, step, logs=None):
         self.evaluation.add(logs)
 
     def on_eval_end(self, logs=None):
-        result = self.evaluation.result(logs)
+        result = self.evaluation.result()
         self.row.update(evaluated_on=self.evaluated_on,
                         **{f"eval_{k}": result[k] for k in ("cross_entropy", "top1", "top5")},
                         seconds=round(time.perf_counter() - self.started, 2))
-        self.epoch += 1
+        self.epoch, self.step = self.epoch + 1, 0
         self.log.append(self.row)
         for name, layer in nam_layers(self.network):
             self.gamma[name].append(layer.bn.weight.numpy().copy())
+        if self.rank > 0:
+            return
         if self.evaluated_on == "validation" and self.row["eval_top1"] > self.best_top1:
             self.best_top1 = self.row["eval_top1"]
             meta = {"epoch": self.epoch, "recipe": dataclasses.asdict(self.recipe)}
-            checkpoint.save_weights(self.network, self.folder / "best.npz", meta)
-        self.save()
-        self._write_tables()
+            with self._explained():
+                checkpoint.save_weights(self.network, self.folder / "best.npz", meta)
+        self._save_or_explain()
         self._scalars(self.evaluated_on, [self.row["eval_cross_entropy"]], self.row["eval_top1"],
                       self.row["eval_top5"], self.epoch * len(self.batches) - 1)
         self._show_gamma()
+        if self.epoch < self.recipe.epochs:
+            self._stop_if_asked()
+
+    def _agree(self):
+        """Several processes: the means of all, and the same running statistics in each."""
+        for parameter in self.network.parameters():
+            if parameter.stop_gradient:  # a running mean or variance
+                paddle.distributed.all_reduce(parameter)
+                parameter.set_value(parameter / self.ranks)
+        sums = paddle.to_tensor(np.array([self.train.images, *self.train.losses,
+                                          *self.train.right], np.float64))
+        paddle.distributed.all_reduce(sums)
+        images, *rest = sums.numpy().tolist()
+        self.train = _Mean({"images": int(images), "losses": rest[:2],
+                            "right": [round(v) for v in rest[2:]]})
 
     # -- VisualDL
 
@@ -638,27 +805,36 @@ class Recorder(Callback):
 
 class _Mean:
     """Means over an epoch, weighted by the size of the batches: of the losses `paddle.Model` gives
-    those of a batch, of the accuracies the means since the epoch began."""
+    those of a batch, of the accuracies the means since it began to count."""
 
-    def __init__(self):
-        self.images, self.losses, self.right = 0, 0.0, np.zeros(2)
+    def __init__(self, state=None):
+        state = state or {"images": 0, "losses": [0.0, 0.0], "right": [0, 0]}
+        self.images = state["images"]
+        self.losses, self.right = np.array(state["losses"]), np.array(state["right"])
+        self.seen, self.seen_right = 0, np.zeros(2, int)  # since `paddle.Model` began to count
+
+    def state(self):
+        """Plain values from which `_Mean` goes on."""
+        return {"images": self.images, "losses": self.losses.tolist(),
+                "right": self.right.tolist()}
 
     def add(self, logs):
+        """Take a batch in; return its top-1 and top-5 in per cent."""
+        size = logs["batch_size"]
         losses = (list(logs["loss"]) + [0.0])[:2]  # cross-entropy, penalty
-        self.losses = self.losses + logs["batch_size"] * np.array(losses, np.float64)
-        self.images += logs["batch_size"]
+        self.losses = self.losses + size * np.array(losses, np.float64)
+        self.images += size
+        self.seen += size
+        right = np.rint(self.seen * np.array([logs["acc_top1"], logs["acc_top5"]])).astype(int)
+        of_batch, self.seen_right = right - self.seen_right, right
+        self.right = self.right + of_batch
+        return 100 * of_batch / size
 
-    def last_accuracies(self, logs):
-        """Top-1 and top-5 of the last batch alone, in per cent."""
-        right = self.images * np.array([logs["acc_top1"], logs["acc_top5"]], np.float64)
-        shares, self.right = (right - self.right) / logs["batch_size"], right
-        return 100 * shares
-
-    def result(self, logs):
+    def result(self):
         cross_entropy, penalty = (float(v) for v in self.losses / self.images)
+        top1, top5 = (100 * float(v) for v in self.right / self.images)
         return {"loss": cross_entropy + penalty, "cross_entropy": cross_entropy,
-                "penalty": penalty, "top1": 100 * float(logs["acc_top1"]),
-                "top5": 100 * float(logs["acc_top5"])}
+                "penalty": penalty, "top1": top1, "top5": top5}
 
 
 def log_as_csv(log):
@@ -686,8 +862,9 @@ class Progress(Callback):
         recorder = self.recorder
         steps = len(recorder.batches)
         live = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
-        self.bar = tqdm(total=recorder.recipe.epochs * steps, initial=recorder.epoch * steps,
-                        unit="step", disable=not live, leave=False, dynamic_ncols=True)
+        self.bar = tqdm(total=recorder.recipe.epochs * steps,
+                        initial=recorder.epoch * steps + recorder.step, unit="step",
+                        disable=not live, leave=False, dynamic_ncols=True)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.bar.set_description(f"epoch {self.recorder.epoch + 1}/{self.recorder.recipe.epochs}")

@@ -16,8 +16,8 @@ from nam_edu import checkpoint
 from nam_edu.attention import nam_layers
 from nam_edu.augmentation import Augmentation
 from nam_edu.data import Archive, ArchiveError, write_archive
-from nam_edu.training import (RECIPES, Batches, CrossEntropyWithPenalty, Recipe, TrainingError,
-                              build_network, fit, learning_rate, open_run, recipe)
+from nam_edu.training import (RECIPES, Batches, CrossEntropyWithPenalty, Recipe, Stopped,
+                              TrainingError, build_network, fit, learning_rate, open_run, recipe)
 
 TINY = recipe("ci", width=4, epochs=2, batch_size=64, train_images=256, validation=64)
 
@@ -387,9 +387,164 @@ def test_further_callbacks_see_the_network(archive, tmp_path):
     assert count.epochs == 2
 
 
+# -------------------------------------------------------------- asked to stop, locked, disk full
+
+class Raise(paddle.callbacks.Callback):
+    """Sends this process a signal at a step, counted over the whole run."""
+
+    def __init__(self, at, number=signal.SIGINT):
+        super().__init__()
+        self.steps, self.at, self.number = 0, at, number
+
+    def on_train_batch_begin(self, step, logs=None):
+        self.steps += 1
+        if self.steps == self.at:
+            signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [1, 3, 4, 6, 8])  # of 2 epochs of 4 steps
+def test_asked_to_stop(small_archive, tmp_path, at, number):
+    """The step is finished and saved; what follows is as if nothing had happened."""
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    whole = fit(TINY, small_archive, tmp_path / "whole", progress=False)
+    stopped = tmp_path / "stopped"
+    if at < 8:
+        where = {1: "step 1 of 4 of epoch 1", 3: "step 3 of 4 of epoch 1", 4: "epoch 1 of 2",
+                 6: "step 2 of 4 of epoch 2"}[at]
+        with pytest.raises(Stopped, match=f"stopped after {where}.*--resume") as raised:
+            fit(TINY, small_archive, stopped, progress=False, callbacks=[Raise(at, number)])
+        assert raised.value.signal == number
+        assert len(open_run(stopped).log) == at // 4
+    else:  # in the last step: the run is finished
+        fit(TINY, small_archive, stopped, progress=False, callbacks=[Raise(at, number)])
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    resumed = fit(TINY, small_archive, stopped, progress=False, resume=True)
+    assert_nearly_same_run(whole, resumed)
+
+
+def assert_nearly_same_run(a, b):
+    """Equal but for the order in which several threads add up."""
+    for name, value in a.network.state_dict().items():
+        np.testing.assert_allclose(value.numpy(), b.network.state_dict()[name].numpy(), atol=1e-4)
+    for row, other in zip(a.log, b.log):
+        for column in row:
+            if column not in ("seconds", "evaluated_on"):
+                assert row[column] == pytest.approx(other[column], rel=1e-3, abs=1e-3), column
+    assert len(a.log) == len(b.log)
+
+
+def test_a_second_ctrl_c_ends_at_once(small_archive, tmp_path):
+    class Twice(paddle.callbacks.Callback):
+        def on_train_batch_begin(self, step, logs=None):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(TINY, small_archive, tmp_path / "run", progress=False, callbacks=[Twice()])
+
+
+def test_sigterm_to_the_command_line(small_archive, tmp_path):
+    data = write_archive(tmp_path / "data.tar.gz", small_archive)
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "nam_edu", "train", "--recipe", "ci", "--width", "4",
+         "--batch-size", "16", "--train-images", "256", "--validation", "64", "--epochs", "500",
+         "--data", str(data), "--out", str(tmp_path / "run")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "epoch 1/500" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "its state is saved in" in said and "Traceback" not in said
+    assert open_run(tmp_path / "run").log
+
+
+def test_a_second_run_in_the_same_folder(small_archive, tmp_path):
+    class Second(paddle.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            for more in ({}, {"resume": True}, {"overwrite": True}):
+                with pytest.raises(TrainingError, match="another process is training in"):
+                    fit(TINY, small_archive, tmp_path / "run", progress=False, **more)
+
+    run = fit(TINY, small_archive, tmp_path / "run", progress=False, callbacks=[Second()])
+    assert len(run.log) == 2
+
+
+def test_a_full_disk(small_archive, tmp_path, monkeypatch):
+    """One error that says what is safe; what was saved before is intact."""
+    folder, write = tmp_path / "run", checkpoint.write_arrays
+
+    def full(path, arrays, meta):
+        if meta["epoch"] == 2:
+            with open(path, "wb") as half_written:
+                half_written.write(b"PK")
+            raise OSError(28, "No space left on device")
+        write(path, arrays, meta)
+
+    monkeypatch.setattr(checkpoint, "write_arrays", full)
+    with pytest.raises(TrainingError, match="No space left on device; the last good state is"):
+        fit(TINY, small_archive, folder, progress=False)
+    assert len(open_run(folder).log) == 1
+    monkeypatch.undo()
+    resumed = fit(TINY, small_archive, folder, progress=False, resume=True)
+    assert_nearly_same_run(fit(TINY, small_archive, tmp_path / "whole", progress=False), resumed)
+
+
 def test_gammas_that_hardly_move_can_be_drawn(archive, tmp_path):
     """They differ in the last bits only, between which VisualDL finds no room for buckets."""
     run = fit(recipe("ci", width=4, batch_size=64, train_images=256, validation=64,
                      learning_rate=1e-6), archive, tmp_path / "run", progress=False)
     last = np.concatenate([rows[-1] for rows in run.gamma_history.values()])
     assert 0 < np.ptp(last) < 1e-5
+
+
+# ------------------------------------------------------------------------ numbers that go wrong
+
+def test_a_last_batch_of_one_image(archive, tmp_path):
+    """Its maps of one pixel have no variance; the run goes on with finite numbers."""
+    run = fit(recipe("ci", width=4, batch_size=64, train_images=65, validation=64, epochs=2),
+              archive, tmp_path / "run", progress=False)
+    assert np.isfinite([row["loss"] for row in run.log]).all()
+    assert all(np.isfinite(value.numpy()).all() for value in run.network.state_dict().values())
+
+
+def test_images_of_one_colour(archive, tmp_path):
+    grey = np.full_like(archive.train.images, 128)
+    constant = dataclasses.replace(archive, train=dataclasses.replace(archive.train, images=grey))
+    r = recipe("ci", width=4, batch_size=64, train_images=256, validation=64, epochs=1)
+    with pytest.raises(TrainingError, match="all training images have the same .* --std"):
+        fit(r, constant, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+    run = fit(dataclasses.replace(r, std=(1.0, 1.0, 1.0)), constant, tmp_path / "run",
+              progress=False)
+    assert np.isfinite(run.log[-1]["loss"])
+
+
+def test_a_class_that_is_missing(archive, tmp_path):
+    rows = np.flatnonzero(archive.train.fine != 7)
+    lacking = dataclasses.replace(archive, train=archive.train.take(rows))
+    run = fit(recipe("ci", width=4, batch_size=64, train_images=256, validation=32, epochs=1),
+              lacking, tmp_path / "run", progress=False)
+    assert run.network.fc.weight.shape[1] == 100 and np.isfinite(run.log[-1]["loss"])
+
+
+def test_weights_that_became_nan(archive, tmp_path):
+    """A NaN that appears in the weights shows in the next loss, and the run stops there."""
+    class Spoil(paddle.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                weight = self.model.network.fc.weight
+                weight.set_value(weight * float("nan"))
+
+    with pytest.raises(TrainingError, match="the loss became nan at step 1 of epoch 2; .* kept"):
+        fit(TINY, archive, tmp_path / "run", progress=False, callbacks=[Spoil()])
+    assert len(open_run(tmp_path / "run").log) == 1
+
+
+def test_mixed_precision_on_a_cpu_says_so(archive, tmp_path, capsys):
+    run = fit(dataclasses.replace(TINY, amp=True, epochs=1), archive, tmp_path / "run",
+              progress=False)
+    if not paddle.device.get_device().startswith("gpu"):
+        assert "mixed precision (amp) needs a GPU" in capsys.readouterr().err
+    assert len(run.log) == 1
