@@ -424,8 +424,13 @@ def _locked(folder):
             path.name != "lock" for path in folder.iterdir()):
         raise TrainingError(f"{folder} is not empty and holds no run: choose another folder with "
                             "--out (out=)")
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "lock", "a")  # noqa: SIM115
+    except OSError as error:
+        raise TrainingError(f"cannot write to {folder}: {error.strerror or error}; choose another "
+                            "folder with --out (out=)") from error
+    with file:
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

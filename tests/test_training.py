@@ -548,3 +548,17 @@ def test_mixed_precision_on_a_cpu_says_so(archive, tmp_path, capsys):
     if not paddle.device.get_device().startswith("gpu"):
         assert "mixed precision (amp) needs a GPU" in capsys.readouterr().err
     assert len(run.log) == 1
+
+
+def test_a_folder_that_cannot_be_written_to(archive, tmp_path, monkeypatch):
+    if os.name == "posix" and os.geteuid() != 0:
+        tmp_path.chmod(0o500)
+    else:  # root may write everywhere
+        def refuse(*_, **__):
+            raise PermissionError(13, "Permission denied")
+        monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(TrainingError, match="cannot write to .*run: Permission denied; choose"):
+        fit(TINY, archive, tmp_path / "run", progress=False)
+    monkeypatch.undo()
+    tmp_path.chmod(0o700)
+    assert not (tmp_path / "run").exists()
