@@ -55,12 +55,12 @@ def _picture(image):
 
 # ------------------------------------------------------------------------------------- general
 
-def lines(x, curves, xlabel, ylabel, title="", *, xlog=False, ylog=False, bands=None, markers=True,
-          hlines=None, outside=False, ax=None, height=2.8, width=PAGE):
+def lines(x, curves, xlabel, ylabel, title="", *, bands=None, markers=True, hlines=None,
+          outside=False, ax=None, height=2.8):
     """Curves {label: values} over x; bands {label: (low, high)} are drawn around them, hlines
     {label: value} as dashed lines; labels that begin with "_" stay out of the legend, which
     stands beside the axes if `outside`. x is one sequence, or {label: sequence}."""
-    figure, axis = (None, ax) if ax is not None else _figure(height=height, width=width)
+    figure, axis = (None, ax) if ax is not None else _figure(height=height)
     axis = axis if ax is not None else axis[0, 0]
     for i, (label, y) in enumerate(curves.items()):
         at = x[label] if isinstance(x, dict) else x
@@ -70,10 +70,6 @@ def lines(x, curves, xlabel, ylabel, title="", *, xlog=False, ylog=False, bands=
             axis.fill_between(at, *bands[label], color=COLOURS[i % 8], alpha=0.18, linewidth=0)
     for label, value in (hlines or {}).items():
         axis.axhline(value, color="#666666", linewidth=1, linestyle="--", label=label)
-    if xlog:
-        axis.set_xscale("log")
-    if ylog:
-        axis.set_yscale("log")
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if outside:
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -82,10 +78,9 @@ def lines(x, curves, xlabel, ylabel, title="", *, xlog=False, ylog=False, bands=
     return figure
 
 
-def bars(names, groups, xlabel, ylabel, title="", *, horizontal=False, labels=None, height=2.6,
-         width=PAGE, ylog=False):
+def bars(names, groups, xlabel, ylabel, title="", *, horizontal=False, labels=None, height=2.6):
     """Bars for {label: values}, one per name and group; `labels` are written at their ends."""
-    figure, axes = _figure(height=height, width=width)
+    figure, axes = _figure(height=height)
     axis, names = axes[0, 0], [str(n) for n in names]
     thick, at = 0.8 / len(groups), np.arange(len(names))
     for i, (label, values) in enumerate(groups.items()):
@@ -101,15 +96,11 @@ def bars(names, groups, xlabel, ylabel, title="", *, horizontal=False, labels=No
         axis.grid(False, axis="y")
         axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
         axis.margins(x=0.12)
-        if ylog:
-            axis.set_xscale("log")
     else:
         axis.set_xticks(at, names)
         axis.grid(False, axis="x")
         axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
         axis.margins(y=0.12)
-        if ylog:
-            axis.set_yscale("log")
     if len(groups) > 1:
         axis.legend()
     return figure
@@ -136,9 +127,9 @@ def histograms(panels, xlabel, ylabel="share of the values, per unit", *, bins=6
     return figure
 
 
-def scatter(x, y, xlabel, ylabel, title="", *, diagonal=False, labels=None, height=3.0, width=4.6):
+def scatter(x, y, xlabel, ylabel, title="", *, diagonal=False):
     """Points; `diagonal` draws the line on which both are equal."""
-    figure, axes = _figure(height=height, width=width)
+    figure, axes = _figure(height=3.0, width=4.6)
     axis = axes[0, 0]
     if diagonal:
         low, high = min(np.min(x), np.min(y)), max(np.max(x), np.max(y))
@@ -146,13 +137,11 @@ def scatter(x, y, xlabel, ylabel, title="", *, diagonal=False, labels=None, heig
                   label="equal")
         axis.legend()
     axis.scatter(x, y, color=BLUE, s=26, zorder=3)
-    for text, a, b in zip(labels or (), x, y):
-        axis.annotate(text, (a, b), xytext=(4, 3), textcoords="offset points", fontsize=8)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return figure
 
 
-def images(pictures, titles=None, columns=10, *, size=None, colours=None):
+def images(pictures, titles=None, columns=10, *, size=None):
     """A grid of images (3, H, W) uint8, or maps (H, W), each with a title."""
     rows = -(-len(pictures) // columns)
     size = size or PAGE / columns
@@ -169,8 +158,6 @@ def images(pictures, titles=None, columns=10, *, size=None, colours=None):
         else:
             axis.imshow(picture, cmap="viridis")
         _bare(axis, titles[i] if titles else None, 7.5)
-        if colours and colours[i]:
-            axis.title.set_color(colours[i])
     return figure
 
 
@@ -272,7 +259,7 @@ def stage_sizes(sides, names):
     return figure
 
 
-def map_rows(rows, image=None):
+def map_rows(rows):
     """Maps as small pictures: {title: (K, H, W)}, one row of K pictures each, every picture with a
     scale of its own."""
     count = max(len(maps) for maps in rows.values())
