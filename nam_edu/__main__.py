@@ -62,7 +62,8 @@ def parser():
                     "option; what is not given stays as the recipe has it.")
     train.add_argument("--recipe", default=None, metavar="NAME",
                        help="quick (half a minute on two server cores; the default), ci (seconds), "
-                            "tutorial (the original's settings) or official (the authors' script)")
+                            "shipped (of the weights that come with the package), tutorial (the "
+                            "original's settings) or official (the authors' script)")
     train.add_argument("--data", metavar="DATA",
                        help="shapes100, cifar100 or the path of an archive; default: the recipe's")
     train.add_argument("--out", default="runs/first", metavar="FOLDER",

@@ -35,8 +35,8 @@ from . import __version__, checkpoint
 from .attention import nam_layers, sparsity_penalty
 from .augmentation import Augmentation
 from .baselines import ATTENTIONS
-from .data import (CIFAR100_MEAN, HOW_TO_GET, Archive, ArchiveError, channel_statistics,
-                   locate_cifar100, normalise, read_archive)
+from .data import (CIFAR100_MEAN, CIFAR100_STD, HOW_TO_GET, Archive, ArchiveError,
+                   channel_statistics, locate_cifar100, normalise, read_archive)
 from .files import new_file, write_text
 from .resnet import DEPTHS, STEMS, resnet
 from .shapes100 import load_shapes100
@@ -143,6 +143,9 @@ RECIPES = {r.name: r for r in (
     Recipe("official", "cifar100", depth=50, stem="cifar", attention="nam-detached", epochs=200,
            schedule="multistep", milestones=(60, 120, 160), mean=(0.4914, 0.4822, 0.4465),
            std=(0.2023, 0.1994, 0.2010)),
+    # The networks of nam_edu/weights: this one, and its twin with attention="none".
+    Recipe("shipped", "cifar100", width=12, stem="cifar", epochs=20, nesterov=True,
+           mean=CIFAR100_MEAN, std=CIFAR100_STD),
     # Half a minute on two cores of a server with AVX-512 (29 s measured).
     Recipe("quick", "shapes100", width=16, epochs=12, nesterov=True, crop_padding=2,
            validation=1000),
