@@ -2,8 +2,10 @@
 
     run GROUP ...   train what is missing of these groups (see GROUPS), two runs at a time, each on
                     one thread; stop it when you like, it goes on where it stopped
-    collect         write results/runs.csv, results/curves.csv and results/gates.csv from the
-                    finished runs
+    examine         of every finished run that has not been: fix the gates, remove channels
+    collect         write the CSV files of results/ from the finished runs
+    report          refresh the tables and figures in results/attention.md and the READMEs, from
+                    the CSV files alone (see evidence.py)
 
 Every run trains on all 50,000 images and reports the accuracy on the 10,000 test images after the
 last epoch. Runs of one seed are paired: same order of the images and same augmentation. Nothing is
@@ -80,52 +82,113 @@ GROUPS = {
 
 GATE_COLUMNS = ("epoch", "layer", "gamma_mean", "gamma_std", "weight_low", "weight_high",
                 "gate_low", "gate_high", "gate_mean", "gate_std", "gate_profile_std")
+SHARES = (0.1, 0.3, 0.5)  # of the channels that are removed
+DRAWS = 3  # random orders of removal
+
+
+def load():
+    """CIFAR-100, and the package, set up: in a process of its own."""
+    import nam_edu
+
+    nam_edu.setup()
+    from nam_edu.training import load_data
+
+    return load_data("cifar100")
 
 
 def train(trial):
     """Train one trial, in this process, or go on with it."""
-    import nam_edu
-
-    nam_edu.setup(seed=trial.seed)
+    archive = load()
     import numpy as np
     from paddle.callbacks import Callback
 
     from nam_edu.attention import nam_layers
-    from nam_edu.evaluation import gates
-    from nam_edu.training import fit, load_data
+    from nam_edu.evaluation import gates, predict
+    from nam_edu.training import fit
 
-    archive = load_data("cifar100")
     folder = RUNS / trial.name
+    probed = archive.test.take(np.arange(PROBED))
 
     class GateProbe(Callback):
-        """After each epoch a row per NAM layer: its gamma, its W and its gate."""
+        """After each epoch a row per NAM layer: its gamma, its W and its gate; and a row with what
+        is left of the accuracy when all gates are fixed."""
 
         def on_eval_end(self, logs=None):
             network = self.model.network
             layers = dict(nam_layers(network))
-            rows = read_rows(folder / "gates.csv")
+            rows, fixed = read_rows(folder / "gates.csv"), read_rows(folder / "fixed.csv")
             epoch = 1 + max((int(row["epoch"]) for row in rows), default=0)
-            for name, gate in gates(network, archive.test.images[:PROBED]).items():
+            measured = gates(network, probed.images)
+            for name, gate in measured.items():
                 gamma = np.abs(layers[name].bn.weight.numpy())
                 rows.append(dict(zip(GATE_COLUMNS, (
                     epoch, name, *(f"{v:.6g}" for v in (
                         gamma.mean(), gamma.std(), gate.weights_low, gate.weights_high, gate.low,
                         gate.high, gate.mean, gate.std, gate.profile_std))))))
             write_rows(folder / "gates.csv", rows)
+            learned = predict(network, probed.images).argmax(1)
+            fixed.append({"epoch": epoch,
+                          **with_fixed_gates(network, probed, learned, measured)})
+            write_rows(folder / "fixed.csv", fixed)
 
-    last = folder / "log.csv"
-    done = len(read_rows(last))
-    rows = [row for row in read_rows(folder / "gates.csv") if int(row["epoch"]) <= done]
-    if rows:  # an epoch that was probed but not saved is done again
-        write_rows(folder / "gates.csv", rows)
+    done = len(read_rows(folder / "log.csv"))
+    for name in ("gates.csv", "fixed.csv"):  # an epoch that was probed but not saved is done again
+        rows = [row for row in read_rows(folder / name) if int(row["epoch"]) <= done]
+        if rows:
+            write_rows(folder / name, rows)
     callbacks = [GateProbe()] if trial.attention.startswith("nam") else []
     fit(trial.recipe(), out=folder, resume=True, progress=False, callbacks=callbacks)
 
 
-def run(names, processes):
-    """Train every trial of these groups that is not finished, `processes` at a time."""
-    waiting = [trial for name in names for trial in GROUPS[name] if not finished(trial)]
-    print(f"{len(waiting)} runs to do", flush=True)
+def with_fixed_gates(network, split, learned, measured, only=None):
+    """Top-1 with the learned gates (`learned`: their first choices), with 1/2 and with each
+    channel's mean gate in their place; and how many first choices that changes. only: one layer."""
+    from nam_edu.evaluation import fixed_gates, predict
+
+    row = {"layer": only or "all", "images": len(split),
+           "top1": f"{100 * (learned == split.fine).mean():.2f}"}
+    for name, gate in (("half", 0.5), ("mean", measured)):
+        with fixed_gates(network, gate, only):
+            choices = predict(network, split.images).argmax(1)
+        row[f"top1_{name}"] = f"{100 * (choices == split.fine).mean():.2f}"
+        row[f"changed_{name}"] = int((choices != learned).sum())
+    return row
+
+
+def examine(trial):
+    """Of one finished run, over all test images: fixed gates, all at once and layer by layer, into
+    fixed-end.csv; channels removed, into removed.csv, which is written last."""
+    test = load().test
+    from nam_edu.attention import nam_layers
+    from nam_edu.evaluation import evaluate, gates, predict, without_channels
+    from nam_edu.training import open_run
+
+    folder = RUNS / trial.name
+    network = open_run(folder).network
+    layers = [name for name, _ in nam_layers(network)]
+    if layers:
+        learned, measured = predict(network, test.images).argmax(1), gates(network, test.images)
+        write_rows(folder / "fixed-end.csv", [
+            {"epoch": trial.epochs, **with_fixed_gates(network, test, learned, measured, only)}
+            for only in [None, *layers]])
+    kinds = [(of, order, 0) for of in (["nam"] if layers else []) + ["bn"]
+             for order in ("lowest", "highest")]
+    kinds += [("", "random", draw) for draw in range(DRAWS)]
+    rows = [{"of": "", "order": "none", "draw": 0, "share": 0,
+             "top1": f"{evaluate(network, test).top1:.2f}"}]
+    for of, order, draw in kinds:
+        for share in SHARES:
+            with without_channels(network, share, order, of or "bn", draw):
+                top1 = evaluate(network, test).top1
+            rows.append({"of": of, "order": order, "draw": draw, "share": share,
+                         "top1": f"{top1:.2f}"})
+    write_rows(folder / "removed.csv", rows)
+
+
+def in_processes(what, trials, done, processes):
+    """Do "train" or "examine" for each of these trials that is not done, so many at a time."""
+    waiting = [trial for trial in trials if not done(trial)]
+    print(f"{len(waiting)} runs to {what}", flush=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = {}
     while waiting or running:
@@ -134,17 +197,25 @@ def run(names, processes):
             (RUNS / trial.name).mkdir(parents=True, exist_ok=True)
             log = open(RUNS / f"{trial.name}.log", "a")  # noqa: SIM115
             running[subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.attention", "one",
+                [sys.executable, "-m", "benchmarks.attention", "one", what,
                  json.dumps(dataclasses.asdict(trial))],
                 cwd=ROOT, env=environment, stdout=log, stderr=log)] = trial
         pid, _ = os.wait()
         process = next(p for p in running if p.pid == pid)
         trial = running.pop(process)
-        print(f"{trial.name}: {'done' if finished(trial) else 'FAILED, see its log'}", flush=True)
+        print(f"{trial.name}: {'done' if done(trial) else 'FAILED, see its log'}", flush=True)
+
+
+def all_trials():
+    return [trial for trials in GROUPS.values() for trial in trials]
 
 
 def finished(trial):
     return len(read_rows(RUNS / trial.name / "log.csv")) == trial.epochs
+
+
+def examined(trial):
+    return (RUNS / trial.name / "removed.csv").exists()
 
 
 # ------------------------------------------------------------------------------------ the tables
@@ -169,38 +240,47 @@ def write_rows(path, rows):
 
 
 def collect():
-    """Write the results of all finished runs: one row per run, per epoch, per layer and epoch."""
+    """Write the results of all finished runs: a row per run, per epoch, per layer and epoch, per
+    way of fixing the gates, per way of removing channels. Rows of runs that were made elsewhere,
+    whose folders are not here, are kept."""
     from nam_edu.data import locate_cifar100
     from nam_edu.files import file_md5
 
-    runs, curves, gate_rows = [], [], []
+    tables = {name: [] for name in ("runs", "curves", "gates", "fixed", "removed")}
     md5 = file_md5(locate_cifar100())
-    for name, trials in GROUPS.items():
+    for group_name, trials in GROUPS.items():
         for trial in filter(finished, trials):
-            folder = RUNS / trial.name
+            folder, run = RUNS / trial.name, {"run": trial.name}
             log = read_rows(folder / "log.csv")
             about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             end = log[-1]
-            runs.append({
+            tables["runs"].append({
                 "attention": trial.attention, "seed": trial.seed, "network": trial.network,
                 "epochs": trial.epochs, "top1": f"{float(end['eval_top1']):.2f}",
-                "top5": f"{float(end['eval_top5']):.2f}", "setting": trial.setting, "group": name,
-                "cross_entropy": f"{float(end['eval_cross_entropy']):.4f}",
+                "top5": f"{float(end['eval_top5']):.2f}", "setting": trial.setting,
+                "group": group_name, "cross_entropy": f"{float(end['eval_cross_entropy']):.4f}",
                 "train_top1": f"{float(end['top1']):.2f}",
                 "seconds": round(sum(float(row["seconds"]) for row in log)),
                 "recipe": json.dumps(about["recipe"]),
-                "command": f"python -m benchmarks.attention run {name}", "data_md5": md5,
+                "command": f"python -m benchmarks.attention run {group_name}", "data_md5": md5,
                 "versions": json.dumps(about["versions"]), "machine": about["machine"],
-                "date": about["started"][:10], "run": trial.name})
-            curves += [{"run": trial.name, "epoch": row["epoch"],
-                        **{k: f"{float(row[k]):.5g}" for k in (
-                            "loss", "top1", "eval_cross_entropy", "eval_top1", "eval_top5",
-                            "learning_rate", "seconds")}} for row in log]
-            gate_rows += [{"run": trial.name, **row} for row in read_rows(folder / "gates.csv")]
-    for file, rows in (("runs.csv", runs), ("curves.csv", curves), ("gates.csv", gate_rows)):
+                "date": about["started"][:10], **run})
+            tables["curves"] += [{**run, "epoch": row["epoch"], **{
+                k: f"{float(row[k]):.5g}" for k in (
+                    "loss", "top1", "eval_cross_entropy", "eval_top1", "eval_top5",
+                    "learning_rate", "seconds")}} for row in log]
+            tables["gates"] += [{**run, **row} for row in read_rows(folder / "gates.csv")]
+            for name in ("fixed", "fixed-end"):
+                tables["fixed"] += [{**run, **row} for row in read_rows(folder / f"{name}.csv")]
+            tables["removed"] += [{**run, **row} for row in read_rows(folder / "removed.csv")]
+    order = [trial.name for trial in all_trials()]
+    for name, rows in tables.items():
+        here = {row["run"] for row in rows}
+        rows += [row for row in read_rows(RESULTS / f"{name}.csv") if row["run"] not in here]
+        rows.sort(key=lambda row: order.index(row["run"]))
         if rows:
-            write_rows(RESULTS / file, rows)
-    print(f"{len(runs)} finished runs")
+            write_rows(RESULTS / f"{name}.csv", rows)
+    print(f"{len(tables['runs'])} finished runs")
 
 
 def main():
@@ -208,16 +288,29 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     trainer = commands.add_parser("run", help="train what is missing of these groups")
     trainer.add_argument("groups", nargs="+", choices=list(GROUPS))
-    trainer.add_argument("--processes", type=int, default=2, help="runs at a time (default: 2)")
+    examiner = commands.add_parser("examine", help="fix gates and remove channels")
+    for command in (trainer, examiner):
+        command.add_argument("--processes", type=int, default=2,
+                             help="runs at a time, each on one thread (default: 2)")
     commands.add_parser("collect", help="write the CSV files of results/")
-    commands.add_parser("one").add_argument("trial")
+    commands.add_parser("report", help="refresh the tables and figures")
+    one = commands.add_parser("one")
+    one.add_argument("what", choices=("train", "examine"))
+    one.add_argument("trial")
     args = parser.parse_args()
     if args.command == "run":
-        run(args.groups, args.processes)
+        in_processes("train", [t for g in args.groups for t in GROUPS[g]], finished,
+                     args.processes)
+    elif args.command == "examine":
+        in_processes("examine", filter(finished, all_trials()), examined, args.processes)
     elif args.command == "collect":
         collect()
+    elif args.command == "report":
+        from benchmarks.evidence import report
+
+        report()
     else:
-        train(Trial(**json.loads(args.trial)))
+        {"train": train, "examine": examine}[args.what](Trial(**json.loads(args.trial)))
 
 
 if __name__ == "__main__":

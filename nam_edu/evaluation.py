@@ -253,14 +253,16 @@ def _in_place_of(network, layers):
             setattr(parent, last, layer)
 
 
-def fixed_gates(network, gate=0.5):
+def fixed_gates(network, gate=0.5, only=None):
     """Inside `with fixed_gates(network):` the gate of every NAM layer is a constant.
 
     gate: one number for all, or the `gates` of this network: then each channel (pixel) gets its
-    own mean gate, the same for every image.
+    own mean gate, the same for every image. only: the name of the one layer that is meant.
     """
     layers = {}
     for name, layer in nam_layers(network):
+        if only not in (None, name):
+            continue
         if not isinstance(gate, dict):
             layers[name] = ConstantGate(gate)
             continue
