@@ -243,11 +243,14 @@ def collect():
     """Write the results of all finished runs: a row per run, per epoch, per layer and epoch, per
     way of fixing the gates, per way of removing channels. Rows of runs that were made elsewhere,
     whose folders are not here, are kept."""
-    from nam_edu.data import locate_cifar100
+    from nam_edu.data import HOW_TO_GET, locate_cifar100
     from nam_edu.files import file_md5
 
     tables = {name: [] for name in ("runs", "curves", "gates", "fixed", "removed")}
-    md5 = file_md5(locate_cifar100())
+    archive = locate_cifar100()
+    if archive is None:
+        sys.exit(HOW_TO_GET)
+    md5 = file_md5(archive)
     for group_name, trials in GROUPS.items():
         for trial in filter(finished, trials):
             folder, run = RUNS / trial.name, {"run": trial.name}

@@ -94,14 +94,16 @@ def parser():
     evaluate.add_argument("--best", action="store_true",
                           help="the epoch that was best on the validation split, not the last")
     evaluate.add_argument("--weights", metavar="FILE",
-                          help="a weights file of the original tutorial's ResNet-50-NAM, or an "
-                               ".npz that carries its recipe, in place of a run")
+                          help="in place of a run: 'shipped' (NAM) or 'shipped-none', trained on "
+                               "CIFAR-100 and part of the package; an .npz that carries its "
+                               "recipe; a weights file of the original tutorial's ResNet-50-NAM")
     evaluate.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
     gamma = commands.add_parser(
         "gamma", help="the gamma of every NAM layer of a run",
         description="Print how the gamma of every NAM layer moved in training.")
-    gamma.add_argument("run", metavar="FOLDER", help="folder of a run")
+    gamma.add_argument("run", metavar="FOLDER",
+                       help="folder of a run, or 'shipped': the one that comes with the package")
 
     data = commands.add_parser(
         "data", help="find, download or draw the images",
@@ -175,9 +177,9 @@ def command_evaluate(args):
 def command_gamma(args):
     _quiet_setup()
     from .evaluation import gamma_table
-    from .training import open_run
+    from .training import open_run, shipped
 
-    run = open_run(args.run)
+    run = shipped() if args.run == "shipped" else open_run(args.run)
     if not run.gamma_history:
         raise ValueError(f"the network of {args.run} has no NAM layer (attention "
                          f"{run.recipe.attention})")

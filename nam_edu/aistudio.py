@@ -8,9 +8,9 @@ from .files import new_file
 
 LIMIT = 5 * 2**20  # bytes
 DOOR = "notebooks/aistudio/main.ipynb"
-PATTERNS = ("nam_edu/*.py", "nam_edu/weights/*", "notebooks/*.ipynb", "notebooks/solutions/*.ipynb",
-            "notebooks/images/*", "tests/golden/*", "results/*", "README*.md", "LICENSE",
-            "CITATION.cff")
+PATTERNS = ("nam_edu/*.py", "nam_edu/weights/*/*", "notebooks/*.ipynb",
+            "notebooks/solutions/*.ipynb", "notebooks/images/*", "tests/golden/*", "results/*",
+            "README*.md", "LICENSE", "CITATION.cff")
 
 
 class BundleError(ValueError):

@@ -5,6 +5,7 @@ CPU cores, "full" a GPU. The data are CIFAR-100 where it is found, else the stan
 """
 from __future__ import annotations
 
+import csv
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import numpy as np
 
 from .backend import profile
 from .data import locate_cifar100
-from .training import Run, TrainingError, change, fit, load_data, open_run, recipe, saved_recipe
+from .training import (Run, TrainingError, change, fit, load_data, open_run, recipe, saved_recipe,
+                       shipped)
 
 # Of lesson 4's network. "quick" on CIFAR-100 is meant for two minutes on two cores of a server.
 MAIN = {
@@ -97,12 +99,33 @@ def small_run(name, progress=False, **changes) -> Run:
 
 
 def lesson_run() -> Run:
-    """The run of lesson 4; where that was not run here, a small one, trained in seconds."""
+    """The run of lesson 4. Where that was not run here: the one that comes with the package, which
+    knows the classes of CIFAR-100; on Shapes-100 a small one, trained in seconds."""
     kept = finished_run("lesson4")
     if kept is not None:
         return kept
+    if locate_cifar100() is not None:
+        print("Lesson 4 was not run here: the network that comes with the course takes its place.")
+        return shipped()
     print("Lesson 4 was not run here: a small network is trained in its place.")
     return small_run("small")
+
+
+def lesson_pair():
+    """{"nam": Run, "none": Run} of networks that are alike in all but the attention: those that
+    come with the package, or on Shapes-100 small ones, trained in seconds."""
+    names = ("nam", "none")
+    if locate_cifar100() is not None:
+        return {name: shipped(name) for name in names}
+    return {name: small_run(f"pair-{name}", attention=name, epochs=5) for name in names}
+
+
+def results(name):
+    """The rows, as dictionaries of strings, of a table of this course's own measurements: "runs",
+    "curves", "gates", "fixed" or "removed" (results/attention.md tells what is in them)."""
+    folder = Path(__file__).resolve().parent.parent / "results"
+    with open(folder / f"{name}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _is_of(found, wanted):

@@ -312,17 +312,19 @@ def superclass_confusion(confusion, names):
                    limits=(0, 100))
 
 
-def overlays(image, maps, titles):
-    """An image (3, H, W) uint8, and beside it the image under each of the maps (h, w), from 0 to 1,
-    enlarged to it."""
-    figure, axes = _figure(1, 1 + len(maps), height=1.85, width=1.6 * (1 + len(maps)))
-    height, width = image.shape[1:]
-    for axis, heat, title in zip(axes[0], [None, *maps], ["image", *titles]):
-        axis.imshow(_picture(image), extent=(0, width, height, 0))
-        if heat is not None:
-            axis.imshow(heat, cmap="inferno", alpha=0.55, vmin=0, vmax=1,
-                        interpolation="bilinear", extent=(0, width, height, 0))
-        _bare(axis, title)
+def overlays(images, maps, titles, names):
+    """A row for each image (3, H, W) uint8: the image, named, and beside it the image under each of
+    its maps (h, w), from 0 to 1, enlarged to it."""
+    figure, axes = _figure(len(images), 1 + len(titles), height=1.45 * len(images) + 0.25,
+                           width=1.45 * (1 + len(titles)))
+    for row, image, heats, name in zip(axes, images, maps, names):
+        height, width = image.shape[1:]
+        for axis, heat, title in zip(row, [None, *heats], [name, *titles]):
+            axis.imshow(_picture(image), extent=(0, width, height, 0))
+            if heat is not None:
+                axis.imshow(heat, cmap="inferno", alpha=0.55, vmin=0, vmax=1,
+                            interpolation="bilinear", extent=(0, width, height, 0))
+            _bare(axis, title if heat is None or row[0] is axes[0, 0] else None)
     return figure
 
 

@@ -356,12 +356,28 @@ def saved_recipe(folder):
     return Recipe(**_read_about(folder)["recipe"])
 
 
+SHIPPED = Path(__file__).resolve().parent / "weights"  # of the runs that come with the package
+
+
+def shipped(attention="nam"):
+    """The `Run` that comes with the package: trained on CIFAR-100 by the recipe "shipped", with
+    "nam" or "none". Its weights are rounded to float16; how it was made stands in its folder."""
+    if not (SHIPPED / attention).is_dir():
+        raise TrainingError(f"no run with attention {attention!r} comes with the package: there is "
+                            f"{' and '.join(sorted(p.name for p in SHIPPED.glob('*')))}")
+    return open_run(SHIPPED / attention)
+
+
 def load_network(path):
     """The network of a weights file and its recipe: (network, Recipe).
 
-    An .npz of this package carries its recipe; any other file is taken for the original tutorial's
+    "shipped" and "shipped-none" are those that come with the package (see `shipped`). An .npz of
+    this package carries its recipe; any other file is taken for the original tutorial's
     ResNet-50-NAM. Raises CheckpointError.
     """
+    if path in ("shipped", "shipped-none"):
+        run = shipped("none" if path == "shipped-none" else "nam")
+        return run.network, run.recipe
     arrays, meta = checkpoint.read_weights(path)
     try:
         recipe = Recipe(**meta["recipe"]) if "recipe" in meta else RECIPES["tutorial"]
