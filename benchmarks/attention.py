@@ -72,9 +72,9 @@ def group(attentions, seeds, **settings):
 GROUPS = {
     "main": group(("none", "half", "se", "nam"), range(6)),
     "wider": group(("cbam", "eca", "nam-detached", "nam-spatial"), range(3)),
-    "penalty": [t for p in (1e-5, 1e-4, 1e-3) for t in group(("nam",), range(3), penalty=p)],
+    "penalty": [t for p in (1e-5, 1e-4, 1e-3) for t in group(("nam",), range(2), penalty=p)],
     "decay": group(("nam",), range(3), decay_gamma=False),
-    "wide": group(("none", "half", "nam"), range(2), width=64),
+    "wide": group(("none", "half", "nam"), range(2), width=64, epochs=6),
 }
 
 
@@ -157,7 +157,7 @@ def with_fixed_gates(network, split, learned, measured, only=None):
 
 def examine(trial):
     """Of one finished run, over all test images: fixed gates, all at once and layer by layer, into
-    fixed-end.csv; channels removed, into removed.csv, which is written last."""
+    fixed-end.csv; channels removed (of the main runs), into removed.csv."""
     test = load().test
     from nam_edu.attention import nam_layers
     from nam_edu.evaluation import evaluate, gates, predict, without_channels
@@ -171,6 +171,8 @@ def examine(trial):
         write_rows(folder / "fixed-end.csv", [
             {"epoch": trial.epochs, **with_fixed_gates(network, test, learned, measured, only)}
             for only in [None, *layers]])
+    if trial not in GROUPS["main"]:
+        return
     kinds = [(of, order, 0) for of in (["nam"] if layers else []) + ["bn"]
              for order in ("lowest", "highest")]
     kinds += [("", "random", draw) for draw in range(DRAWS)]
@@ -215,7 +217,8 @@ def finished(trial):
 
 
 def examined(trial):
-    return (RUNS / trial.name / "removed.csv").exists()
+    last = "removed.csv" if trial in GROUPS["main"] else "fixed-end.csv"
+    return (RUNS / trial.name / last).exists()
 
 
 # ------------------------------------------------------------------------------------ the tables
@@ -305,7 +308,9 @@ def main():
         in_processes("train", [t for g in args.groups for t in GROUPS[g]], finished,
                      args.processes)
     elif args.command == "examine":
-        in_processes("examine", filter(finished, all_trials()), examined, args.processes)
+        looked_at = [t for t in all_trials() if finished(t) and (
+            t.attention.startswith("nam") or t in GROUPS["main"])]
+        in_processes("examine", looked_at, examined, args.processes)
     elif args.command == "collect":
         collect()
     elif args.command == "report":
