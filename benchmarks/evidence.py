@@ -204,7 +204,8 @@ def removed_table(runs, removed, wanted):
     shares = list(dict.fromkeys(share for _, _, share in scores))
     rows = []
     for of, order in dict.fromkeys((of, order) for of, order, _ in scores):
-        title = {"nam": f"{order} |γ| of NAM first", "bn": f"{order} |γ| of the batch norm first",
+        size = {"lowest": "smallest", "highest": "largest", "random": ""}[order]
+        title = {"nam": f"{size} γ of NAM first", "bn": f"{size} γ of the batch norm first",
                  "": "at random"}[of]
         row = [title]
         for share in shares:
@@ -290,8 +291,8 @@ def gamma_figure(runs, gates):
         plots.lines(epochs, curves, "epoch", label, ax=axis, markers=False,
                     bands={k: c[1:] for k, c in courses.items()})
         axis.set_ylim(bottom=0)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend(fontsize=7)
+        axis.get_legend().remove()
+    axes[0].legend(fontsize=7)
     return figure
 
 

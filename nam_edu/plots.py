@@ -71,6 +71,8 @@ def lines(x, curves, xlabel, ylabel, title="", *, bands=None, markers=True, hlin
     for label, value in (hlines or {}).items():
         axis.axhline(value, color="#666666", linewidth=1, linestyle="--", label=label)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if xlabel == "epoch":
+        axis.xaxis.get_major_locator().set_params(integer=True)
     if outside:
         axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     elif len(curves) + len(hlines or {}) > 1:
@@ -289,7 +291,6 @@ def training_curves(log, title=""):
         lines(epochs, {"training, augmented": [row[what] for row in log],
                        f"{held_out} images": [row[f"eval_{what}"] for row in log]},
               "epoch", label, title, ax=axis)
-        axis.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
