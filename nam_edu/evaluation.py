@@ -259,8 +259,10 @@ def fixed_gates(network, gate=0.5, only=None):
     gate: one number for all, or the `gates` of this network: then each channel (pixel) gets its
     own mean gate, the same for every image. only: the name of the one layer that is meant.
     """
-    layers = {}
-    for name, layer in nam_layers(network):
+    layers, found = {}, dict(nam_layers(network))
+    if only is not None and only not in found:
+        raise ValueError(f"no NAM layer is called {only!r}: choose one of {', '.join(found)}")
+    for name, layer in found.items():
         if only not in (None, name):
             continue
         if not isinstance(gate, dict):

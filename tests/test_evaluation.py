@@ -180,6 +180,23 @@ def test_fixed_gates_of_one_half_are_what_zero_gammas_give(nam_network, archive)
     assert np.abs(half - learned).max() > 1e-2
 
 
+def test_one_fixed_gate_of_one_half_is_what_its_zero_gammas_give(nam_network, archive):
+    images = archive.test.images[:20]
+    layers = dict(nam_layers(nam_network))
+    name = list(layers)[1]
+    with fixed_gates(nam_network, 0.5, only=name):
+        half = predict(nam_network, images)
+    with fixed_gates(nam_network, 0.5):
+        all_half = predict(nam_network, images)
+    layers[name].bn.weight.set_value(paddle.zeros_like(layers[name].bn.weight))
+    layers[name].bn.bias.set_value(paddle.zeros_like(layers[name].bn.bias))
+    np.testing.assert_allclose(half, predict(nam_network, images), rtol=1e-4, atol=1e-5)
+    assert np.abs(half - all_half).max() > 1e-3
+    with pytest.raises(ValueError, match="no NAM layer is called 'attention'"):
+        with fixed_gates(nam_network, 0.5, only="attention"):
+            pass
+
+
 def test_fixed_gates_of_the_mean(nam_network, archive):
     """Each channel (pixel) is multiplied by its own mean gate."""
     images, seen = archive.test.images[:20], {}
