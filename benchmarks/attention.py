@@ -72,9 +72,10 @@ def group(attentions, seeds, **settings):
 GROUPS = {
     "main": group(("none", "half", "se", "nam"), range(6)),
     "wider": group(("cbam", "eca", "nam-detached", "nam-spatial"), range(3)),
-    "penalty": [t for p in (1e-5, 1e-4, 1e-3) for t in group(("nam",), range(2), penalty=p)],
+    "penalty": [t for p, seeds in ((1e-5, 2), (1e-4, 3), (1e-3, 2))
+                for t in group(("nam",), range(seeds), penalty=p)],
     "decay": group(("nam",), range(3), decay_gamma=False),
-    "wide": group(("none", "half", "nam"), range(2), width=64, epochs=6),
+    "wide": group(("none", "half", "nam"), range(2), width=64, epochs=5),
 }
 
 

@@ -16,7 +16,7 @@ from benchmarks.attention import GROUPS, RESULTS, ROOT, Trial, read_rows
 
 # Student's t, two-sided, of n pairs: for 90 % and for 95 %.
 T = {2: (6.314, 12.706), 3: (2.920, 4.303), 4: (2.353, 3.182), 5: (2.132, 2.776), 6: (2.015, 2.571)}
-MARGIN = 1.0  # points of top-1; named in results/attention.md before the runs were made
+MARGIN = 1.0  # points of top-1; see results/attention.md for when and why it was named
 TITLES = {"none": "none", "half": "constant ½", "se": "SE", "nam": "NAM", "cbam": "CBAM",
           "eca": "ECA", "nam-detached": "NAM, W detached", "nam-spatial": "NAM, channel + spatial"}
 
@@ -32,7 +32,7 @@ def difference(a, b):
 
 
 def verdict(mean, half_90, half_95):
-    """What a difference says by the rule that was named beforehand."""
+    """What a difference says by the rule in results/attention.md."""
     effect = abs(mean) > half_95
     small = abs(mean) + half_90 < MARGIN
     return {(True, True): "an effect, smaller than the margin", (True, False): "an effect",
@@ -90,7 +90,7 @@ def difference_table(runs, pairs):
                      f"{mean - half_90:+.2f} to {mean + half_90:+.2f}",
                      verdict(mean, half_90, half_95)])
     return table(["difference", "pairs", "mean, points", "95 % interval", "90 % interval",
-                  "by the rule"], rows)
+                  "what the rule says"], rows)
 
 
 def kind(attention, setting="", width=32):
@@ -239,7 +239,7 @@ def main_figure(runs):
     left.set(ylabel="top-1, per cent", xlim=(-0.5, len(names) - 0.5),
              title="Each line one seed; bars: means")
     right.axvspan(-MARGIN, MARGIN, color=plots.YELLOW, alpha=0.25, linewidth=0,
-                  label="margin, named beforehand")
+                  label="smallest effect that matters")
     right.axvline(0, color="#666666", linewidth=1, linestyle="--")
     pairs = main_pairs()
     for i, (_, a, b) in enumerate(pairs):

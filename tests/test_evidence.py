@@ -42,7 +42,7 @@ def test_a_difference_in_pairs_by_hand():
     (0.5, 0.3, 0.4, "an effect, smaller than the margin"),
     (0.1, 0.5, 0.7, "no effect that matters"), (-0.6, 0.5, 0.7, "undecided"),
     (0.0, 1.1, 1.4, "undecided")])
-def test_the_rule_that_was_named_beforehand(mean, half_90, half_95, says):
+def test_the_rule(mean, half_90, half_95, says):
     assert evidence.verdict(mean, half_90, half_95) == says
 
 
