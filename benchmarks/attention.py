@@ -75,7 +75,7 @@ GROUPS = {
     "penalty": [t for p, seeds in ((1e-5, 2), (1e-4, 3), (1e-3, 2))
                 for t in group(("nam",), range(seeds), penalty=p)],
     "decay": group(("nam",), range(3), decay_gamma=False),
-    "wide": group(("none", "half", "nam"), range(2), width=64, epochs=5),
+    "wide": group(("none", "half", "nam"), range(2), width=64, epochs=4),
 }
 
 
