@@ -120,28 +120,32 @@ def at_the_end(rows, runs, wanted):
     return [row for row in rows if names.get(row["run"]) == row["epoch"]]
 
 
+def nam_kinds(runs, table):
+    """(title, rows of the last epoch) of every kind of run that this table has rows of."""
+    for group in ("main", "wider", "penalty", "decay", "wide"):
+        for title, wanted in of_group(group, runs):
+            width = wanted["network"].removeprefix("resnet18-width")
+            end = at_the_end(table, runs, wanted)
+            if end:
+                yield title + (f", width {width}" if width != "32" else ""), end
+
+
 def gate_table(runs, gates):
     """One row per kind of NAM run: its layers at the end of training."""
     rows = []
-    for group in ("main", "wider", "penalty", "decay", "wide"):
-        for title, wanted in of_group(group, runs):
-            end = at_the_end(gates, runs, wanted)
-            if not end:
-                continue
+    for title, end in nam_kinds(runs, gates):
 
-            def span(column, digits, of=None, end=end):
-                values = [float(r[column]) / (float(r[of]) or 1 if of else 1) for r in end]
-                return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+        def span(column, digits, of=None, end=end):
+            values = [float(r[column]) / (float(r[of]) or 1 if of else 1) for r in end]
+            return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
 
-            width = wanted["network"].removeprefix("resnet18-width")
-            rows.append([title + (f", width {width}" if width != "32" else ""),
-                         len({r["run"] for r in end}), span("gamma_mean", 3),
-                         span("gamma_std", 3, "gamma_mean"),
-                         f"{min(float(r['weight_low']) for r in end):.2f} to "
-                         f"{max(float(r['weight_high']) for r in end):.2f}",
-                         f"{min(float(r['gate_low']) for r in end):.3f} to "
-                         f"{max(float(r['gate_high']) for r in end):.3f}",
-                         span("gate_std", 4), span("gate_profile_std", 4)])
+        rows.append([title, len({r["run"] for r in end}), span("gamma_mean", 3),
+                     span("gamma_std", 3, "gamma_mean"),
+                     f"{min(float(r['weight_low']) for r in end):.2f} to "
+                     f"{max(float(r['weight_high']) for r in end):.2f}",
+                     f"{min(float(r['gate_low']) for r in end):.3f} to "
+                     f"{max(float(r['gate_high']) for r in end):.3f}",
+                     span("gate_std", 4), span("gate_profile_std", 4)])
     return table(["kind of run", "runs", "mean γ of a layer", "spread of γ / mean", "W · C",
                   "gate", "spread of the gate", "of its channel means"], rows)
 
@@ -169,19 +173,14 @@ def fixed_table(runs, fixed):
     """One row per kind of NAM run: what fixed gates do to 10,000 test images."""
     fixed = [r for r in fixed if r["images"] == "10000" and r["layer"] == "all"]
     rows = []
-    for group in ("main", "wider", "penalty", "decay", "wide"):
-        for title, wanted in of_group(group, runs):
-            end = at_the_end(fixed, runs, wanted)
-            if not end:
-                continue
+    for title, end in nam_kinds(runs, fixed):
 
-            def mean(column, end=end):
-                return statistics.mean(float(r[column]) for r in end)
+        def mean(column, end=end):
+            return statistics.mean(float(r[column]) for r in end)
 
-            width = wanted["network"].removeprefix("resnet18-width")
-            rows.append([title + (f", width {width}" if width != "32" else ""), len(end),
-                         *(f"{mean(c):.2f}" for c in ("top1", "top1_half", "top1_mean")),
-                         *(f"{mean(c):.0f}" for c in ("changed_half", "changed_mean"))])
+        rows.append([title, len(end),
+                     *(f"{mean(c):.2f}" for c in ("top1", "top1_half", "top1_mean")),
+                     *(f"{mean(c):.0f}" for c in ("changed_half", "changed_mean"))])
     return table(["kind of run", "runs", "learned gates", "all ½", "each channel's mean",
                   "first choices changed by ½", "by the mean"], rows)
 
