@@ -1,1 +1,1 @@
-"""Measurements, each by one command: python -m benchmarks.speed."""
+"""Speed, measured by one command: python -m benchmarks.speed."""

@@ -27,7 +27,7 @@ def ways(paddle, size, c_in, c_out, kernel, stride):
     """(name, x, function) of every way that can compute this shape."""
     import paddle.nn.functional as F
 
-    from nam_edu import convolution as C
+    from nam_edu.machinery import convolution as C
 
     weight = paddle.randn([c_out, c_in, kernel, kernel])
     weight.stop_gradient = False

@@ -64,7 +64,7 @@ def build_paddle(spec):
     def infer(batches):
         network.eval()
         if spec["network"] == "nam_edu":  # as `evaluation.predict` does
-            from nam_edu.convolution import outputs
+            from nam_edu.machinery.convolution import outputs
 
             for logits in outputs(network, [x] * batches, parallel=True):
                 float(logits[0, 0])
@@ -74,7 +74,7 @@ def build_paddle(spec):
                     float(network(x)[0, 0])
 
     def peak():
-        from nam_edu.doctor import matrix_product_rate
+        from nam_edu.machinery.doctor import matrix_product_rate
 
         return matrix_product_rate(paddle, 2048, 0.5)
 
@@ -466,7 +466,7 @@ def growth(rounds):
 def provenance(module, arguments):
     from importlib import metadata
 
-    from nam_edu.doctor import installed
+    from nam_edu.machinery.doctor import installed
     from nam_edu.training import machine
 
     versions = ", ".join(f"{name} {installed(name)}"

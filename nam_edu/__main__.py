@@ -194,7 +194,7 @@ def command_data(args):
     if args.action == "download":
         print(f"CIFAR-100 is in {download_cifar100(args.out)}")
     elif args.action == "make-shapes100":
-        from .shapes100 import make_shapes100
+        from .machinery.shapes100 import make_shapes100
 
         print(f"Shapes-100 is in {make_shapes100(args.out or 'shapes100.tar.gz', seed=args.seed)}")
     else:
@@ -205,7 +205,7 @@ def command_data(args):
 
 
 def command_aistudio(args):
-    from .aistudio import write_bundle
+    from .machinery.aistudio import write_bundle
 
     path = write_bundle(args.out)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MB; on AI Studio make a notebook project, "
@@ -213,7 +213,7 @@ def command_aistudio(args):
 
 
 def command_doctor(args):
-    from .doctor import examine
+    from .machinery.doctor import examine
 
     return examine()
 

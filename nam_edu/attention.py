@@ -14,7 +14,7 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from .convolution import gated
+from .machinery.convolution import gated
 
 
 def gamma_weights(gamma):

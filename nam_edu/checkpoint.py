@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import safe_pickle
-from .files import new_file
+from .machinery import safe_pickle
+from .machinery.errors import NamEduError
+from .machinery.files import new_file
 
 MAX_UNPACKED = 2**31  # bytes of arrays in one file; ResNet-152 with its optimizer takes 0.5 GB
 
@@ -20,7 +21,7 @@ MAX_UNPACKED = 2**31  # bytes of arrays in one file; ResNet-152 with its optimiz
 TUTORIAL_NAMES = {".nam.Channel_Att.bn2.": ".attention.channel.bn."}
 
 
-class CheckpointError(ValueError):
+class CheckpointError(NamEduError):
     """A checkpoint that is missing, damaged or of another network; says what to do."""
 
 

@@ -1,67 +1,29 @@
-"""CIFAR-100 archives: find, download, verify, read, write; statistics and normalisation."""
+"""Lessons 4 and 5: the images as arrays: found, read, normalised, cut into batches."""
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import math
 import os
-import pickle
-import tarfile
 import urllib.request
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from . import safe_pickle
-from .files import file_md5, new_file
+from .machinery.cifar_archive import (CIFAR100_FILE, Archive, ArchiveError, Split, read_archive,
+                                      superclasses, write_archive)
+from .machinery.files import file_md5, new_file
+from .machinery.shapes100 import load_shapes100
 
 CIFAR100_URL = "https://dataset.bj.bcebos.com/cifar/cifar-100-python.tar.gz"
 CIFAR100_MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
-CIFAR100_FILE = "cifar-100-python.tar.gz"
+__all__ = ["Archive", "ArchiveError", "Batches", "Split", "channel_statistics", "download_cifar100",
+           "load_data", "locate_cifar100", "normalise", "read_archive", "superclasses",
+           "write_archive"]
+
 # Mean and standard deviation of the pixels of CIFAR-100's 50,000 training images, per channel, of
 # values scaled to 0-1 (`channel_statistics` of the training split).
 CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
 CIFAR100_STD = (0.2673, 0.2564, 0.2762)
-
-SIZE = 32  # side of an image in pixels
-MAX_UNPACKED = 2**30  # bytes: five times CIFAR-100; a larger archive is taken for a gzip bomb
-
-
-class ArchiveError(ValueError):
-    """A data archive that is missing, damaged or not what it should be; says what to do."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images with their labels: images (N, 3, 32, 32) uint8, fine (N,) int64 in 0-99, coarse (N,)
-    int64 in 0-19, and the names that the labels stand for (100 and 20 strings)."""
-
-    images: np.ndarray
-    fine: np.ndarray
-    coarse: np.ndarray
-    fine_names: tuple
-    coarse_names: tuple
-
-    def __len__(self):
-        return len(self.images)
-
-    def take(self, rows):
-        """The split that holds only these rows (an index array or a slice)."""
-        return Split(self.images[rows], self.fine[rows], self.coarse[rows],
-                     self.fine_names, self.coarse_names)
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A training and a test `Split`, and the names of the 100 fine and 20 coarse classes."""
-
-    train: Split
-    test: Split
-    fine_names: tuple
-    coarse_names: tuple
 
 
 # ------------------------------------------------------------------------------------- find
@@ -135,185 +97,18 @@ def download_cifar100(folder=None, *, url=CIFAR100_URL, md5=CIFAR100_MD5):
     return target
 
 
-# ------------------------------------------------------------------------------------- read
-
-class _Bounded(io.RawIOBase):
-    """A stream that refuses to give more than `limit` bytes: a gzip bomb must not fill the disk
-    or the memory, or run for hours."""
-
-    def __init__(self, stream, limit):
-        self.stream, self.left = stream, limit
-
-    def readable(self):
-        return True
-
-    def readinto(self, buffer):
-        data = self.stream.read(len(buffer))
-        self.left -= len(data)
-        if self.left < 0:
-            raise ArchiveError(f"it unpacks to more than {MAX_UNPACKED >> 20} MiB")
-        buffer[:len(data)] = data
-        return len(data)
-
-
-def read_archive(path):
-    """Read and check a CIFAR-100 archive, or any archive in its format, and return an `Archive`.
-
-    Any number of images is accepted. Nothing in the file is executed (see `safe_pickle`).
-    Raises ArchiveError, in one sentence, for whatever is wrong with the file.
-    """
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise ArchiveError(f"there is no file {path}")
-    if path.is_dir():
-        raise ArchiveError(f"{path} is a folder: give the path of {CIFAR100_FILE} itself")
-    try:
-        members = _read_members(path)
-        return _build_archive(members)
-    except ArchiveError as error:
-        raise ArchiveError(f"{path}: {error}") from None
-    except OSError as error:
-        raise ArchiveError(f"{path}: cannot be read: {error}") from error
-
-
-def _read_members(path):
-    """The bytes of the files train, test and meta of a gzip tar, read in one pass."""
-    members = {}
-    seen = []
-    try:
-        with gzip.open(path) as unpacked:
-            stream = io.BufferedReader(_Bounded(unpacked, MAX_UNPACKED), 1 << 16)
-            with tarfile.open(fileobj=stream, mode="r|") as tar:
-                for member in tar:
-                    name = member.name.rsplit("/", 1)[-1]
-                    seen.append(name)
-                    if name not in ("train", "test", "meta"):
-                        continue
-                    if not member.isfile():
-                        raise ArchiveError(f"its member {member.name!r} is not a plain file")
-                    if name in members:
-                        raise ArchiveError(f"it holds {name!r} twice")
-                    members[name] = tar.extractfile(member).read()
-    except gzip.BadGzipFile:
-        raise ArchiveError("it is not a gzip file: a CIFAR-100 archive is a .tar.gz") from None
-    except (EOFError, zlib.error, tarfile.TarError, ValueError, OverflowError) as error:
-        if isinstance(error, ArchiveError):
-            raise
-        raise ArchiveError(f"it is truncated or damaged ({error}): fetch it again") from None
-    missing = [name for name in ("train", "test", "meta") if name not in members]
-    if missing:
-        if any(name.startswith("data_batch") for name in seen):
-            raise ArchiveError("it is CIFAR-10; this course needs CIFAR-100")
-        raise ArchiveError(f"it is not CIFAR-100: it has no {', '.join(missing)}")
-    return members
-
-
-def _unpickle(name, data):
-    try:
-        content = safe_pickle.load(data)
-    except safe_pickle.PickleError as error:
-        raise ArchiveError(f"its member {name!r} is no plain data: {error}") from None
-    if not isinstance(content, dict):
-        raise ArchiveError(f"its member {name!r} holds no dictionary")
-    # Python 2 wrote str keys, Python 3 writes bytes.
-    return {k.decode("latin-1") if isinstance(k, bytes) else k: v for k, v in content.items()}
-
-
-def _labels(content, name, key, classes):
-    values = content[key]
-    if not isinstance(values, (list, tuple)) or not all(type(v) is int for v in values):
-        raise ArchiveError(f"{name!r}: {key!r} is not a list of whole numbers")
-    for row, value in enumerate(values):
-        if not 0 <= value < classes:
-            raise ArchiveError(f"{name!r}: {key!r} holds {value} at image {row}; labels run from 0 "
-                               f"to {classes - 1}")
-    return np.array(values, np.int64)
-
-
-def _names(meta, key, count):
-    names = meta.get(key)
-    if not isinstance(names, (list, tuple)) or len(names) != count:
-        raise ArchiveError(f"'meta' has no list of {count} names under {key!r}")
-    names = tuple(n.decode("latin-1") if isinstance(n, bytes) else n for n in names)
-    if not all(isinstance(n, str) for n in names) or len(set(names)) != count:
-        raise ArchiveError(f"'meta': the names under {key!r} are not {count} different strings")
-    return names
-
-
-def _build_archive(members):
-    meta = _unpickle("meta", members.pop("meta"))
-    fine_names = _names(meta, "fine_label_names", 100)
-    coarse_names = _names(meta, "coarse_label_names", 20)
-    splits = {}
-    for name in ("train", "test"):
-        content = _unpickle(name, members.pop(name))
-        missing = [key for key in ("data", "fine_labels", "coarse_labels") if key not in content]
-        if missing:
-            raise ArchiveError(f"{name!r} has no {', '.join(missing)}")
-        data = content["data"]
-        if (not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2
-                or data.shape[1] != 3 * SIZE * SIZE):
-            found = (f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray)
-                     else type(data).__name__)
-            raise ArchiveError(f"{name!r}: 'data' should be uint8 of shape (N, 3072), not {found}")
-        fine = _labels(content, name, "fine_labels", 100)
-        coarse = _labels(content, name, "coarse_labels", 20)
-        if not len(data) == len(fine) == len(coarse):
-            raise ArchiveError(f"{name!r}: {len(data)} images but {len(fine)} fine and "
-                               f"{len(coarse)} coarse labels")
-        if not len(data):
-            raise ArchiveError(f"{name!r} holds no image")
-        images = data.reshape(-1, 3, SIZE, SIZE)  # (N, 3072) -> (N, 3, 32, 32)
-        splits[name] = Split(images, fine, coarse, fine_names, coarse_names)
-    superclasses(splits["train"], splits["test"])
-    return Archive(splits["train"], splits["test"], fine_names, coarse_names)
-
-
-def superclasses(*splits):
-    """The coarse label of each fine class, (100,) int64; -1 for a class without an image.
-
-    Raises ArchiveError when one fine class stands under two superclasses.
-    """
-    fine = np.concatenate([s.fine for s in splits])
-    coarse = np.concatenate([s.coarse for s in splits])
-    table = np.full(100, -1, np.int64)
-    table[fine] = coarse
-    wrong = np.flatnonzero(table[fine] != coarse)
-    if len(wrong):
-        name = splits[0].fine_names[fine[wrong[0]]]
-        raise ArchiveError(f"the class {name!r} stands under two different superclasses")
-    return table
-
-
-# ------------------------------------------------------------------------------------ write
-
-def write_archive(path, archive):
-    """Write an `Archive` in CIFAR-100's own format (a gzip tar of pickles), and return the path.
-
-    The file appears whole or not at all, and the same archive gives the same bytes. It can be read
-    by `read_archive` and by `paddle.vision.datasets.Cifar100`.
-    """
-    def split_content(split):
-        return {b"data": np.ascontiguousarray(split.images.reshape(len(split), -1)),
-                b"fine_labels": [int(v) for v in split.fine],
-                b"coarse_labels": [int(v) for v in split.coarse]}
-
-    contents = {
-        "meta": {b"fine_label_names": [str(n).encode("latin-1") for n in archive.fine_names],
-                 b"coarse_label_names": [str(n).encode("latin-1") for n in archive.coarse_names]},
-        "test": split_content(archive.test),
-        "train": split_content(archive.train)}
-    with new_file(path) as file, \
-            gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed, \
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, content in contents.items():
-            # NumPy 2 renamed a module: write the old name, as CIFAR-100 has it, for equal bytes.
-            data = pickle.dumps(content, protocol=3).replace(
-                b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n", 1)
-            info = tarfile.TarInfo(f"cifar-100-python/{name}")
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return Path(path)
+def load_data(name):
+    """An `Archive` by name: "shapes100", "cifar100" (wherever it is found) or a path."""
+    if isinstance(name, Archive):
+        return name
+    if name == "shapes100":
+        return load_shapes100()
+    if name == "cifar100":
+        path = locate_cifar100()
+        if path is None:
+            raise ArchiveError(HOW_TO_GET)
+        return read_archive(path)
+    return read_archive(locate_cifar100(name))
 
 
 # ------------------------------------------------------------------------------- statistics
@@ -338,3 +133,40 @@ def normalise(images, mean, std):
     out = images * scale
     out += shift
     return out
+
+
+# ---------------------------------------------------------------------------------- batches
+
+class Batches:
+    """Batches of a split for `paddle.Model.fit`: [images (N, 3, 32, 32) float32, labels (N, 1)].
+
+    Order and augmentation depend on `seed`, `epoch` and the number of the batch alone, so a batch
+    can be made again at any time; `epoch`, and `first`, the batch to begin with, are set from
+    outside before each pass. Without an augmentation the images come in their own order.
+
+    share: (rank, ranks): of every batch only each ranks-th image, from the rank-th on; a few images
+    at the end are left out where they do not go round.
+    """
+
+    def __init__(self, split, batch_size, normalization, augmentation=None, seed=0, share=(0, 1)):
+        self.split, self.batch_size, self.normalization = split, batch_size, normalization
+        self.augmentation, self.seed, self.share = augmentation, seed, share
+        self.epoch = self.first = 0
+
+    def __len__(self):
+        whole, rest = divmod(len(self.split), self.batch_size)
+        return whole + (rest >= self.share[1])
+
+    def __iter__(self):
+        order = np.arange(len(self.split))
+        if self.augmentation is not None:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.split))
+        for step in range(self.first, len(self)):
+            rows = order[step * self.batch_size:(step + 1) * self.batch_size]
+            images = self.split.images[rows]
+            if self.augmentation is not None:
+                rng = np.random.default_rng([self.seed, self.epoch, step])
+                images = self.augmentation(images, rng)
+            rank, ranks = self.share
+            mine = slice(rank, len(rows) // ranks * ranks, ranks)
+            yield [normalise(images[mine], *self.normalization), self.split.fine[rows[mine], None]]

@@ -13,8 +13,8 @@ import paddle.nn.functional as F
 
 from .attention import ChannelNAM, gamma_weights, nam_layers
 from .baselines import ConstantGate
-from .convolution import outputs
 from .data import normalise, superclasses
+from .machinery.convolution import outputs
 from .resnet import BasicBlock, BottleneckBlock, ResNet
 
 

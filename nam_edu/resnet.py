@@ -10,9 +10,9 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from . import checkpoint
-from .convolution import through
 from .baselines import build_attention
 from .data import CIFAR100_MEAN, CIFAR100_STD
+from .machinery.convolution import through
 
 
 class BasicBlock(nn.Layer):

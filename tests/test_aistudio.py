@@ -7,7 +7,7 @@ import zipfile
 import nbformat
 import pytest
 
-from nam_edu import aistudio
+from nam_edu.machinery import aistudio
 from nam_edu.__main__ import main
 
 

@@ -11,7 +11,8 @@ import paddle
 import pytest
 
 import nam_edu
-from nam_edu import backend, doctor
+from nam_edu import backend
+from nam_edu.machinery import doctor
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

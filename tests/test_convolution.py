@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nam_edu import convolution
+from nam_edu.machinery import convolution
 from nam_edu.baselines import ATTENTIONS
 from nam_edu.resnet import resnet, resnet18
 

@@ -14,7 +14,8 @@ import pytest
 from nam_edu import data
 from nam_edu.data import (ArchiveError, channel_statistics, download_cifar100, locate_cifar100,
                           read_archive, write_archive)
-from nam_edu.files import file_md5
+from nam_edu.machinery import cifar_archive
+from nam_edu.machinery.files import file_md5
 
 
 def content(n=6):
@@ -125,7 +126,7 @@ def test_files_that_are_no_archive(tmp_path):
 
 
 def test_a_gzip_bomb(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "MAX_UNPACKED", 1 << 20)
+    monkeypatch.setattr(cifar_archive, "MAX_UNPACKED", 1 << 20)
     path = make(tmp_path / "a.tar.gz", {"junk": bytes(5 << 20), **GOOD})
     with pytest.raises(ArchiveError, match="unpacks to more than 1 MiB"):
         read_archive(path)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import evidence
-from benchmarks.attention import GROUPS, RESULTS, read_rows
+from experiments import evidence
+from experiments.attention import GROUPS, RESULTS, read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 

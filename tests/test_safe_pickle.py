@@ -1,4 +1,4 @@
-"""Tests of nam_edu.safe_pickle: plain data is read as Python would, and nothing is ever run."""
+"""machinery.safe_pickle: plain data is read as Python would, and nothing is ever run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nam_edu.safe_pickle import PickleError, UnsafePickleError, load
+from nam_edu.machinery.safe_pickle import PickleError, UnsafePickleError, load
 
 PROTOCOLS = range(6)
 FUZZ_EXAMPLES = int(os.environ.get("NAM_EDU_FUZZ_EXAMPLES", "300"))
@@ -663,14 +663,14 @@ def test_bomb_takes_little_memory(attack):
 
 
 def test_number_of_instructions_is_limited(monkeypatch):
-    monkeypatch.setattr("nam_edu.safe_pickle._MAX_STEPS", 100)
+    monkeypatch.setattr("nam_edu.machinery.safe_pickle._MAX_STEPS", 100)
     assert load(b"](" + b"N" * 96 + b"e.") == [None] * 96
     with pytest.raises(PickleError, match="more than 100 instructions"):
         load(b"](" + b"N" * 97 + b"e.")
 
 
 def test_module_does_not_know_pythons_own_reader():
-    import nam_edu.safe_pickle as module
+    import nam_edu.machinery.safe_pickle as module
 
     assert not {"pickle", "_pickle", "marshal", "importlib", "Unpickler"} & set(vars(module))
 

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from nam_edu import shapes100
+from nam_edu.machinery import shapes100
 from nam_edu.data import read_archive
-from nam_edu.shapes100 import (SHAPES, TEXTURES, cache_folder, coarse_names, draw, fine_names,
-                               load_shapes100, make_shapes100)
+from nam_edu.machinery.shapes100 import (SHAPES, TEXTURES, cache_folder, coarse_names, draw,
+                                         fine_names, load_shapes100, make_shapes100)
 
 # The bytes of draw(200), seed 0. A change of the drawing changes them: raise VERSION then, and put
 # the new value here. NumPy 1.26 and 2.4 gave the same.

@@ -7,7 +7,8 @@ import pytest
 
 from nam_edu import checkpoint
 from nam_edu.__main__ import main
-from nam_edu.training import SHIPPED, TrainingError, load_network, recipe, shipped
+from nam_edu.runs import SHIPPED
+from nam_edu.training import TrainingError, load_network, recipe, shipped
 
 NAMES = {"nam": "shipped", "none": "shipped-none"}
 

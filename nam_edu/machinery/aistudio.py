@@ -4,16 +4,17 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+from .errors import NamEduError
 from .files import new_file
 
 LIMIT = 5 * 2**20  # bytes
 DOOR = "notebooks/aistudio/main.ipynb"
-PATTERNS = ("nam_edu/*.py", "nam_edu/weights/*/*", "notebooks/*.ipynb",
+PATTERNS = ("nam_edu/*.py", "nam_edu/machinery/*.py", "nam_edu/weights/*/*", "notebooks/*.ipynb",
             "notebooks/solutions/*.ipynb", "notebooks/images/*", "tests/golden/*", "results/*",
             "README*.md", "LICENSE", "CITATION.cff")
 
 
-class BundleError(ValueError):
+class BundleError(NamEduError):
     """The bundle cannot be made; says why and what to do."""
 
 
@@ -24,7 +25,7 @@ def write_bundle(target="nam-edu-aistudio.zip", root=None):
     nam_edu/, and what the lessons read. The same files give the same bytes. `root` is the
     repository; by default the one that this package lies in. Raises BundleError.
     """
-    root = Path(root or Path(__file__).resolve().parent.parent)
+    root = Path(root or Path(__file__).resolve().parent.parent.parent)
     door = root / DOOR
     if not door.is_file():
         raise BundleError(f"there is no {DOOR} in {root}: the bundle is made from a clone of the "

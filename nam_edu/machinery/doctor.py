@@ -10,8 +10,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from .backend import data_found, import_paddle, tune_cpu, usable_cores
-from .data import ArchiveError
+from ..backend import data_found, import_paddle, tune_cpu, usable_cores
+from .cifar_archive import ArchiveError
 from .shapes100 import cache_folder
 
 OLDEST_PADDLE = (2, 6)

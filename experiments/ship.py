@@ -3,7 +3,7 @@
     export OMP_NUM_THREADS=1    # for the same bits; and two threads take longer on maps so narrow
     python -m nam_edu train --recipe shipped --attention nam --out runs/shipped-nam
     python -m nam_edu train --recipe shipped --attention none --out runs/shipped-none
-    python -m benchmarks.ship runs/shipped-nam runs/shipped-none
+    python -m experiments.ship runs/shipped-nam runs/shipped-none
 
 A shipped run is a run folder that `open_run` opens: last.npz without the optimizer, convolutions
 and the linear layer rounded to float16, with the gamma history; log.csv; run.json with the accuracy
@@ -38,7 +38,7 @@ images. How it compares with its twin ({twin}) says next to nothing: see
   {weight_decay:g}, crop with a border of {crop_padding} pixels, mirror images, seed {seed}. All
   fields are in [run.json](run.json).
 - Made by `{command}`,
-  then `python -m benchmarks.ship runs/shipped-{attention}`.
+  then `python -m experiments.ship runs/shipped-{attention}`.
 - {machine}, one thread, {minutes:.0f} minutes beside another run; Paddle {paddle}; begun {started}.
 - Every epoch: [log.csv](log.csv).{history}
 - Again: `python -m nam_edu evaluate --weights {option} --data PATH` gives the numbers above.
@@ -91,7 +91,7 @@ def ship(source, target):
 
 if __name__ == "__main__":
     nam_edu.setup()
-    from nam_edu.training import SHIPPED, saved_recipe
+    from nam_edu.runs import SHIPPED, saved_recipe
 
     for folder in map(Path, sys.argv[1:]):
         print(folder, ship(folder, SHIPPED / saved_recipe(folder).attention).top1)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .data import Archive, ArchiveError, Split, read_archive, write_archive
+from .cifar_archive import Archive, ArchiveError, Split, read_archive, write_archive
 
 VERSION = 1  # raise it whenever the drawing changes: it is part of the name of the cached file
 SIDE = 32  # pixels

@@ -1,4 +1,4 @@
-"""Tables and figures from the CSV files of results/: python -m benchmarks.attention report.
+"""Tables and figures from the CSV files of results/: python -m experiments.attention report.
 
 The tables go between markers, `<!-- table: NAME -->` and `<!-- end -->`, in results/attention.md
 and in the READMEs; the text around them is written by hand.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.attention import GROUPS, RESULTS, ROOT, Trial, read_rows
+from experiments.attention import GROUPS, RESULTS, ROOT, Trial, read_rows
 
 # Student's t, two-sided, of n pairs: for 90 % and for 95 %.
 T = {2: (6.314, 12.706), 3: (2.920, 4.303), 4: (2.353, 3.182), 5: (2.132, 2.776), 6: (2.015, 2.571)}

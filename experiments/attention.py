@@ -1,4 +1,4 @@
-"""Attention modules side by side on the real CIFAR-100: python -m benchmarks.attention.
+"""Attention modules side by side on the real CIFAR-100: python -m experiments.attention.
 
     run GROUP ...   train what is missing of these groups (see GROUPS), two runs at a time, each on
                     one thread; stop it when you like, it goes on where it stopped
@@ -200,7 +200,7 @@ def in_processes(what, trials, done, processes):
             (RUNS / trial.name).mkdir(parents=True, exist_ok=True)
             log = open(RUNS / f"{trial.name}.log", "a")  # noqa: SIM115
             running[subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.attention", "one", what,
+                [sys.executable, "-m", "experiments.attention", "one", what,
                  json.dumps(dataclasses.asdict(trial))],
                 cwd=ROOT, env=environment, stdout=log, stderr=log)] = trial
         pid, _ = os.wait()
@@ -269,7 +269,7 @@ def collect():
                 "train_top1": f"{float(end['top1']):.2f}",
                 "seconds": round(sum(float(row["seconds"]) for row in log)),
                 "recipe": json.dumps(about["recipe"]),
-                "command": f"python -m benchmarks.attention run {group_name}", "data_md5": md5,
+                "command": f"python -m experiments.attention run {group_name}", "data_md5": md5,
                 "versions": json.dumps(about["versions"]), "machine": about["machine"],
                 "date": about["started"][:10], **run})
             tables["curves"] += [{**run, "epoch": row["epoch"], **{
@@ -315,7 +315,7 @@ def main():
     elif args.command == "collect":
         collect()
     elif args.command == "report":
-        from benchmarks.evidence import report
+        from experiments.evidence import report
 
         report()
     else:

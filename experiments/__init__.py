@@ -1,0 +1,1 @@
+"""Attention modules side by side, and the shipped networks: python -m experiments.attention."""

@@ -1,0 +1,1 @@
+"""What no lesson teaches: archives, pickles, run folders, fast kernels, the doctor, AI Studio."""

@@ -1,0 +1,326 @@
+"""What watches a training: the recorder of log, gammas and states; signals; the progress bar."""
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import math
+import os
+import signal
+import sys
+import threading
+import time
+
+import numpy as np
+import paddle
+from paddle.callbacks import Callback
+
+from .. import checkpoint
+from ..attention import nam_layers
+from .errors import Stopped, TrainingError
+from .files import new_file, write_text
+
+
+class Recorder(Callback):
+    """Keeps what a run leaves behind: log, gamma history, VisualDL's log, newest and best state.
+
+    After each epoch, and where a run is stopped in the middle of one, the whole state is written to
+    last.npz, the one before it kept as previous.npz; everything else can be made again from there.
+    """
+
+    def __init__(self, recipe, folder, network, optimizer, batches, evaluated_on, share=(0, 1)):
+        super().__init__()
+        self.recipe, self.folder, self.network = recipe, folder, network
+        self.rank, self.ranks = share
+        self.optimizer, self.batches, self.evaluated_on = optimizer, batches, evaluated_on
+        self.epoch = 0  # epochs finished
+        self.step = 0  # steps done of the next one
+        self.train = None  # its means so far
+        self.asked_to_stop = None  # the number of a signal
+        self.log = []
+        self.gamma = {name: [layer.bn.weight.numpy().copy()] for name, layer in nam_layers(network)}
+        self.best_top1 = -1.0
+        self.writer = None
+
+    # -- state
+
+    def _velocities(self):
+        """(our name, Paddle's name) of the optimizer's state of every trainable parameter."""
+        for name, parameter in self.network.named_parameters():
+            if not parameter.stop_gradient:
+                yield f"optimizer/{name}.velocity", f"{parameter.name}_velocity_0"
+
+    def save(self):
+        arrays = {f"network/{n}": a for n, a in checkpoint.state_arrays(self.network).items()}
+        state = self.optimizer.state_dict()
+        arrays.update({ours: state[theirs].numpy() for ours, theirs in self._velocities()})
+        arrays.update({f"gamma/{n}": np.stack(rows) for n, rows in self.gamma.items()})
+        meta = {"epoch": self.epoch, "step": self.step, "log": self.log,
+                "best_top1": self.best_top1, "train": self.train.state() if self.step else None}
+        last = self.folder / "last.npz"
+        new = self.folder / "new.npz"
+        checkpoint.write_arrays(new, arrays, meta)
+        if last.exists():
+            os.replace(last, self.folder / "previous.npz")
+        os.replace(new, last)
+
+    def _save_or_explain(self):
+        with self._explained():
+            self.save()
+            self._write_tables()
+
+    @contextlib.contextmanager
+    def _explained(self):
+        """A disk that is full, a folder that was taken away: say what is safe."""
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"the state could not be written to {self.folder}: {error.strerror or error}; the "
+                "last good state is still there: make room, then go on with --resume "
+                "(resume=True)") from error
+
+    def _stop_if_asked(self):
+        if self.asked_to_stop is None:
+            return
+        done = (f"step {self.step} of {len(self.batches)} of epoch {self.epoch + 1}" if self.step
+                else f"epoch {self.epoch} of {self.recipe.epochs}")
+        raise Stopped(f"stopped after {done}; its state is saved in {self.folder}: go on with "
+                      "--resume (resume=True)", self.asked_to_stop)
+
+    def restore(self, arrays, meta):
+        checkpoint.assign_all(self.network, checkpoint.weights_of(arrays), self.folder)
+        missing = [ours for ours, _ in self._velocities() if ours not in arrays]
+        missing += [f"gamma/{name}" for name in self.gamma if f"gamma/{name}" not in arrays]
+        if missing:
+            raise TrainingError(f"the state in {self.folder} lacks {missing[0]}: it is damaged; "
+                                "start the run anew with --overwrite (overwrite=True)")
+        schedule = self.optimizer._learning_rate
+        self.optimizer.set_state_dict(
+            {"LR_Scheduler": schedule.state_dict(),  # Paddle 2.6 asks for it
+             **{theirs: paddle.to_tensor(arrays[ours]) for ours, theirs in self._velocities()}})
+        self.epoch, self.log, self.best_top1 = meta["epoch"], meta["log"], meta["best_top1"]
+        self.step = meta.get("step", 0)
+        self.train = Mean(meta["train"]) if self.step else None
+        self.gamma = {name: list(arrays[f"gamma/{name}"]) for name in self.gamma}
+        schedule.step(self.epoch * len(self.batches) + self.step)
+        if self.rank == 0:
+            self._write_tables()
+
+    def _write_tables(self):
+        write_text(self.folder / "log.csv", log_as_csv(self.log))
+        with new_file(self.folder / "gamma.npz") as file:
+            np.savez(file, **{name: np.stack(rows) for name, rows in self.gamma.items()})
+
+    def close(self):
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+
+    # -- what paddle.Model calls
+
+    def on_train_begin(self, logs=None):
+        if self.rank > 0:
+            return
+        try:
+            from visualdl import LogWriter
+        except ImportError:
+            print("VisualDL is not installed: no curves for it (pip install visualdl)",
+                  file=sys.stderr)
+        else:
+            # A fixed name: a resumed run goes on in the same file, and VisualDL need not say so.
+            with contextlib.redirect_stdout(io.StringIO()):
+                self.writer = LogWriter(str(self.folder / "visualdl"),
+                                        file_name="vdlrecords.nam_edu.log")
+        if self.epoch == self.step == 0:
+            self._show_gamma()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.batches.epoch, self.batches.first = self.epoch, self.step
+        self.started = time.perf_counter()
+        self.train, self.evaluation = self.train if self.step else Mean(), Mean()
+
+    def on_train_batch_end(self, step, logs=None):
+        self.step += 1
+        last = self.train.add(logs)
+        self.rate = self.optimizer.get_lr()  # Paddle's own callback steps it after this one
+        if not math.isfinite(sum(logs["loss"])):
+            raise TrainingError(
+                f"the loss became {sum(logs['loss'])} at step {self.step} of epoch "
+                f"{self.epoch + 1}; the state after epoch {self.epoch} is kept in {self.folder}; "
+                f"try a lower learning rate than {self.recipe.learning_rate:g}")
+        self._scalars("train", logs["loss"], *last,
+                      self.epoch * len(self.batches) + self.step - 1, learning_rate=self.rate)
+        if self.asked_to_stop is not None and self.step < len(self.batches):
+            self._save_or_explain()
+            self._stop_if_asked()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.ranks > 1:
+            self._agree()
+        self.row = {"epoch": self.epoch + 1, **self.train.result(), "learning_rate": self.rate}
+
+    def on_eval_batch_end(self, step, logs=None):
+        self.evaluation.add(logs)
+
+    def on_eval_end(self, logs=None):
+        result = self.evaluation.result()
+        self.row.update(evaluated_on=self.evaluated_on,
+                        **{f"eval_{k}": result[k] for k in ("cross_entropy", "top1", "top5")},
+                        seconds=round(time.perf_counter() - self.started, 2))
+        self.epoch, self.step = self.epoch + 1, 0
+        self.log.append(self.row)
+        for name, layer in nam_layers(self.network):
+            self.gamma[name].append(layer.bn.weight.numpy().copy())
+        if self.rank > 0:
+            return
+        if self.evaluated_on == "validation" and self.row["eval_top1"] > self.best_top1:
+            self.best_top1 = self.row["eval_top1"]
+            meta = {"epoch": self.epoch, "recipe": dataclasses.asdict(self.recipe)}
+            with self._explained():
+                checkpoint.save_weights(self.network, self.folder / "best.npz", meta)
+        self._save_or_explain()
+        self._scalars(self.evaluated_on, [self.row["eval_cross_entropy"]], self.row["eval_top1"],
+                      self.row["eval_top5"], self.epoch * len(self.batches) - 1)
+        self._show_gamma()
+        if self.epoch < self.recipe.epochs:
+            self._stop_if_asked()
+
+    def _agree(self):
+        """Several processes: the means of all, and the same running statistics in each."""
+        for parameter in self.network.parameters():
+            if parameter.stop_gradient:  # a running mean or variance
+                paddle.distributed.all_reduce(parameter)
+                parameter.set_value(parameter / self.ranks)
+        sums = paddle.to_tensor(np.array([self.train.images, *self.train.losses,
+                                          *self.train.right], np.float64))
+        paddle.distributed.all_reduce(sums)
+        images, *rest = sums.numpy().tolist()
+        self.train = Mean({"images": int(images), "losses": rest[:2],
+                            "right": [round(v) for v in rest[2:]]})
+
+    # -- VisualDL
+
+    def _scalars(self, group, losses, top1, top5, step, **more):
+        if self.writer is None:
+            return
+        values = {"loss": sum(losses), "cross_entropy": losses[0],
+                  "penalty": sum(losses[1:]), "top1": top1, "top5": top5, **more}
+        for name, value in values.items():
+            self.writer.add_scalar(f"{group}/{name}", float(value), step)
+
+    def _show_gamma(self):
+        if self.writer is not None:
+            for name, rows in self.gamma.items():
+                # As float64: values that hardly differ leave no room for 20 buckets in float32.
+                self.writer.add_histogram(f"gamma/{name}", rows[-1].astype(np.float64),
+                                          self.epoch, buckets=20)
+
+
+class Mean:
+    """Means over an epoch, weighted by the size of the batches: of the losses `paddle.Model` gives
+    those of a batch, of the accuracies the means since it began to count."""
+
+    def __init__(self, state=None):
+        state = state or {"images": 0, "losses": [0.0, 0.0], "right": [0, 0]}
+        self.images = state["images"]
+        self.losses, self.right = np.array(state["losses"]), np.array(state["right"])
+        self.seen, self.seen_right = 0, np.zeros(2, int)  # since `paddle.Model` began to count
+
+    def state(self):
+        """Plain values from which `Mean` goes on."""
+        return {"images": self.images, "losses": self.losses.tolist(),
+                "right": self.right.tolist()}
+
+    def add(self, logs):
+        """Take a batch in; return its top-1 and top-5 in per cent."""
+        size = logs["batch_size"]
+        losses = (list(logs["loss"]) + [0.0])[:2]  # cross-entropy, penalty
+        self.losses = self.losses + size * np.array(losses, np.float64)
+        self.images += size
+        self.seen += size
+        right = np.rint(self.seen * np.array([logs["acc_top1"], logs["acc_top5"]])).astype(int)
+        of_batch, self.seen_right = right - self.seen_right, right
+        self.right = self.right + of_batch
+        return 100 * of_batch / size
+
+    def result(self):
+        cross_entropy, penalty = (float(v) for v in self.losses / self.images)
+        top1, top5 = (100 * float(v) for v in self.right / self.images)
+        return {"loss": cross_entropy + penalty, "cross_entropy": cross_entropy,
+                "penalty": penalty, "top1": top1, "top5": top5}
+
+
+def log_as_csv(log):
+    """The rows of a run's log as the text of a CSV file with a header."""
+    text = io.StringIO()
+    if log:
+        writer = csv.DictWriter(text, list(log[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(log)
+    return text.getvalue()
+
+
+class Progress(Callback):
+    """A progress bar with loss, top-1, top-5, rate and the time left for the run, and a line for
+    each epoch; where the output is a file, the lines alone."""
+
+    def __init__(self, recorder):
+        super().__init__()
+        self.recorder = recorder
+        self.bar = None
+
+    def on_train_begin(self, logs=None):
+        from tqdm import tqdm
+
+        recorder = self.recorder
+        steps = len(recorder.batches)
+        live = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
+        self.bar = tqdm(total=recorder.recipe.epochs * steps,
+                        initial=recorder.epoch * steps + recorder.step, unit="step",
+                        disable=not live, leave=False, dynamic_ncols=True)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.bar.set_description(f"epoch {self.recorder.epoch + 1}/{self.recorder.recipe.epochs}")
+
+    def on_train_batch_end(self, step, logs=None):
+        self.bar.set_postfix_str(
+            f"loss {sum(logs['loss']):.3f}, top-1 {100 * logs['acc_top1']:.1f} %, "
+            f"top-5 {100 * logs['acc_top5']:.1f} %, rate {self.recorder.optimizer.get_lr():.3g}",
+            refresh=False)
+        self.bar.update()
+
+    def on_eval_end(self, logs=None):
+        row = self.recorder.log[-1]
+        self.bar.clear()
+        print(f"epoch {row['epoch']}/{self.recorder.recipe.epochs}: loss {row['loss']:.3f}, "
+              f"top-1 {row['top1']:.1f} %, top-5 {row['top5']:.1f} %; {row['evaluated_on']} top-1 "
+              f"{row['eval_top1']:.1f} %, top-5 {row['eval_top5']:.1f} %; rate "
+              f"{row['learning_rate']:.3g}; {row['seconds']:.0f} s", flush=True)
+
+    def close(self):
+        if self.bar is not None:
+            self.bar.close()
+
+
+@contextlib.contextmanager
+def signals_go_to(recorder):
+    """Inside, Ctrl-C and SIGTERM ask the recorder to stop after the step. Python lets only its main
+    thread handle signals."""
+    if (threading.current_thread() is not threading.main_thread()
+            or recorder.ranks > 1):  # they would stop at different steps and wait for each other
+        yield
+        return
+
+    def ask(number, frame):
+        if recorder.asked_to_stop is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        recorder.asked_to_stop = number
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

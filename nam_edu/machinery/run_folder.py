@@ -1,0 +1,144 @@
+"""The folder of a run: run.json, its states, one process at a time, nothing destroyed."""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
+
+    fcntl = None
+
+from .. import __version__, checkpoint
+from ..recipes import Recipe
+from .errors import TrainingError
+
+
+RUN_FILES = ("run.json", "last.npz", "previous.npz", "best.npz", "gamma.npz", "log.csv")
+
+
+def read_about(folder):
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        raise TrainingError(f"there is no run in {folder}: train one with 'python -m nam_edu train "
+                            f"--out {folder}'")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        Recipe(**about["recipe"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} is damaged ({error}); start the run anew in another folder "
+                            "or with --overwrite") from None
+    return about
+
+
+def newest_state(folder):
+    """(arrays, meta) of the newest training state in a run folder, or None; a damaged one is passed
+    over in favour of the one before it."""
+    for name in ("last.npz", "previous.npz"):
+        path = folder / name
+        if path.exists():
+            try:
+                arrays, meta = checkpoint.read_arrays(path)
+                _check_meta(path, meta)
+                return arrays, meta
+            except checkpoint.CheckpointError as error:
+                print(f"{error}; going back to the state before it", file=sys.stderr)
+    return None
+
+
+def _check_meta(path, meta):
+    """Refuse a state whose plain values are not those that `Recorder.save` writes."""
+    train = meta.get("train")
+    right = (type(meta.get("epoch")) is int and type(meta.get("step", 0)) is int
+             and type(meta.get("best_top1")) in (int, float)
+             and isinstance(meta.get("log"), list) and len(meta["log"]) == meta["epoch"]
+             and all(isinstance(row, dict) for row in meta["log"])
+             and (not meta.get("step") or isinstance(train, dict)
+                  and {"images", "losses", "right"} <= set(train)))
+    if not right:
+        raise checkpoint.CheckpointError(f"{path} is no state of a run: its 'meta' is damaged")
+
+
+def prepare_folder(folder, recipe, fingerprint, resume, overwrite):
+    """Make a locked folder ready: True if there is a run in it to continue. Refuses what would
+    destroy somebody's work."""
+    has_run = (folder / "run.json").exists()
+    if has_run and resume:
+        about = read_about(folder)
+        saved = Recipe(**about["recipe"])
+        differ = [f"{f.name} ({getattr(saved, f.name)} there, {getattr(recipe, f.name)} asked for)"
+                  for f in dataclasses.fields(Recipe)
+                  if f.name != "data" and getattr(saved, f.name) != getattr(recipe, f.name)]
+        if differ:
+            raise TrainingError(f"the run in {folder} has another recipe: {', '.join(differ)}; "
+                                "continue it with its own, or choose another folder")
+        if about["data"]["crc32"] != fingerprint:
+            raise TrainingError(f"the run in {folder} was trained on other images: continue it "
+                                f"with its own data ({about['recipe']['data']})")
+        return True
+    if has_run and not overwrite:
+        raise TrainingError(f"{folder} holds a run already: continue it with --resume "
+                            "(resume=True), replace it with --overwrite (overwrite=True), or "
+                            "choose another folder with --out (out=)")
+    if has_run:
+        for path in [folder / name for name in RUN_FILES] + list(folder.glob("visualdl/*")):
+            path.unlink(missing_ok=True)
+    return False
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Make a folder and hold it: one process at a time trains in it. The system takes the lock from
+    a process that ends, however it ends."""
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"{folder} is a file: choose another folder with --out (out=)")
+    if folder.exists() and not (folder / "run.json").exists() and any(
+            path.name != "lock" for path in folder.iterdir()):
+        raise TrainingError(f"{folder} is not empty and holds no run: choose another folder with "
+                            "--out (out=)")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "lock", "a")  # noqa: SIM115
+    except OSError as error:
+        raise TrainingError(f"cannot write to {folder}: {error.strerror or error}; choose another "
+                            "folder with --out (out=)") from error
+    with file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except OSError:
+            raise TrainingError(f"another process is training in {folder}: wait for it, or choose "
+                                "another folder with --out (out=)") from None
+        yield
+
+
+def versions():
+    """Versions of what the numbers depend on, as a dictionary of strings."""
+    return {"nam_edu": __version__, "paddle": paddle.__version__, "numpy": np.__version__,
+            "python": platform.python_version()}
+
+
+def machine():
+    """One line about the processor or GPU that trains."""
+    if paddle.device.get_device().startswith("gpu"):
+        return paddle.device.cuda.get_device_name()
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    return f"{name}, {os.cpu_count()} cores"

@@ -1,0 +1,98 @@
+"""Lessons 4 to 6: a run folder opened again, and the runs that come with the package."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from . import checkpoint
+from .machinery.errors import TrainingError
+from .machinery.run_folder import newest_state, read_about
+from .recipes import RECIPES, Recipe, build_network
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, opened.
+
+    folder: its path. recipe: the recipe as trained, mean and std filled in. log: one dictionary
+    per epoch (columns of log.csv; accuracies in per cent). gamma_history: for every NAM layer an
+    array (epochs + 1, C), the first row from before training. network: with the weights of the
+    last epoch. best: with those of the best epoch on the validation split (of the last epoch in a
+    run without one).
+    """
+
+    folder: Path
+    recipe: Recipe
+    log: list
+    gamma_history: dict
+    about: dict
+
+    @cached_property
+    def network(self):
+        return self._load(*newest_state(self.folder))
+
+    @cached_property
+    def best(self):
+        path = self.folder / "best.npz"
+        return self._load(*checkpoint.read_weights(path)) if path.exists() else self.network
+
+    def _load(self, arrays, meta):
+        network = build_network(self.recipe)
+        checkpoint.assign_all(network, checkpoint.weights_of(arrays), self.folder)
+        network.eval()
+        return network
+
+
+def open_run(folder):
+    """Open the folder of a run, finished or not, and return a `Run`.
+
+    Raises TrainingError where there is no run or nothing was saved yet.
+    """
+    folder = Path(folder)
+    about = read_about(folder)
+    state = newest_state(folder)
+    if state is None:
+        raise TrainingError(f"the run in {folder} has not saved an epoch yet: continue it with "
+                            "--resume (resume=True)")
+    arrays, meta = state
+    history = {name[len("gamma/"):]: a for name, a in arrays.items() if name.startswith("gamma/")}
+    return Run(folder, Recipe(**about["recipe"]), meta["log"], history, about)
+
+
+def saved_recipe(folder):
+    """The recipe of the run in a folder; raises TrainingError where there is none."""
+    return Recipe(**read_about(folder)["recipe"])
+
+
+SHIPPED = Path(__file__).resolve().parent / "weights"  # of the runs that come with the package
+
+
+def shipped(attention="nam"):
+    """The `Run` that comes with the package: trained on CIFAR-100 by the recipe "shipped", with
+    "nam" or "none". Its weights are rounded to float16; how it was made stands in its folder."""
+    if not (SHIPPED / attention).is_dir():
+        raise TrainingError(f"no run with attention {attention!r} comes with the package: there is "
+                            f"{' and '.join(sorted(p.name for p in SHIPPED.glob('*')))}")
+    return open_run(SHIPPED / attention)
+
+
+def load_network(path):
+    """The network of a weights file and its recipe: (network, Recipe).
+
+    "shipped" and "shipped-none" are those that come with the package (see `shipped`). An .npz of
+    this package carries its recipe; any other file is taken for the original tutorial's
+    ResNet-50-NAM. Raises CheckpointError.
+    """
+    if path in ("shipped", "shipped-none"):
+        run = shipped("none" if path == "shipped-none" else "nam")
+        return run.network, run.recipe
+    arrays, meta = checkpoint.read_weights(path)
+    try:
+        recipe = Recipe(**meta["recipe"]) if "recipe" in meta else RECIPES["tutorial"]
+    except (TypeError, TrainingError) as error:
+        raise checkpoint.CheckpointError(f"{path}: its recipe cannot be used: {error}") from None
+    network = build_network(recipe)
+    checkpoint.assign_all(network, arrays, path)
+    network.eval()
+    return network, recipe
