@@ -64,7 +64,7 @@ def build_paddle(spec):
     def infer(batches):
         network.eval()
         if spec["network"] == "nam_edu":  # as `evaluation.predict` does
-            from nam_edu.machinery.convolution import outputs
+            from nam_edu.machinery.inference import outputs
 
             for logits in outputs(network, [x] * batches, parallel=True):
                 float(logits[0, 0])

@@ -14,8 +14,6 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from .machinery.convolution import gated
-
 
 def gamma_weights(gamma):
     """The share of each scale factor in the sum of their magnitudes: |gamma_i| / sum_j |gamma_j|.
@@ -26,8 +24,8 @@ def gamma_weights(gamma):
     magnitude = gamma.abs()
     # Where all are zero, ones take their place before the division: 0/0 would send NaN into the
     # gradient. The test is ">", since Paddle's "==" takes 1e-9 for 0.
-    some = paddle.where(magnitude.sum() > 0, magnitude, paddle.ones_like(magnitude))
-    return some / some.sum()
+    magnitude = paddle.where(magnitude.sum() > 0, magnitude, paddle.ones_like(magnitude))
+    return magnitude / magnitude.sum()
 
 
 class FoldedBatchNorm(nn.BatchNorm2D):
@@ -37,21 +35,23 @@ class FoldedBatchNorm(nn.BatchNorm2D):
     and the shift. Parameters, running statistics and their names are those of `BatchNorm2D`.
     """
 
-    def __init__(self, features, *, detach_weights=False):
-        super().__init__(features)
+    def __init__(self, features, *, detach_weights=False, data_format="NCHW"):
+        super().__init__(features, data_format=data_format)
         self.detach_weights = detach_weights
 
-    def weights(self):
-        """W, (C,): `gamma_weights` of this layer's gamma, a constant to autograd if detached."""
-        w = gamma_weights(self.weight)
-        return w.detach() if self.detach_weights else w
+    def folded(self):
+        """(W * gamma, W * beta), each (C,); W is a constant to autograd where it is detached."""
+        gamma, beta = self.weight, self.bias
+        w_gamma = gamma_weights(gamma)
+        if self.detach_weights:
+            w_gamma = w_gamma.detach()
+        return w_gamma * gamma, w_gamma * beta
 
-    def forward(self, x, data_format=None):
-        w = self.weights()
+    def forward(self, x):
+        scale, shift = self.folded()
         return F.batch_norm(
-            x, self._mean, self._variance, weight=w * self.weight, bias=w * self.bias,
-            training=self.training, momentum=self._momentum, epsilon=self._epsilon,
-            data_format=data_format or self._data_format)
+            x, self._mean, self._variance, weight=scale, bias=shift, training=self.training,
+            momentum=self._momentum, epsilon=self._epsilon, data_format=self._data_format)
 
 
 def _refuse_replaced(bn, layer):
@@ -77,8 +77,6 @@ class ChannelNAM(nn.Layer):
     statistics; calling it gives the logits W * BN(x).
     """
 
-    any_layout = True  # see `convolution`: its parts decide where the channels lie
-
     def __init__(self, channels, *, detach_weights=False):
         super().__init__()
         self.bn = FoldedBatchNorm(channels, detach_weights=detach_weights)
@@ -89,7 +87,7 @@ class ChannelNAM(nn.Layer):
         return self.bn(x)
 
     def forward(self, x):
-        return gated(x, self.logits(x))  # sigmoid(logits) * x
+        return F.sigmoid(self.logits(x)) * x
 
 
 class SpatialNAM(nn.Layer):
@@ -110,30 +108,25 @@ class SpatialNAM(nn.Layer):
         super().__init__()
         height, width = (size, size) if isinstance(size, int) else size
         self.size = (int(height), int(width))
-        self.bn = FoldedBatchNorm(self.size[0] * self.size[1], detach_weights=detach_weights)
-        self._data_format = "NCHW"
+        # Pixels take the place of channels: they are the last axis of (N, C, 1, H*W).
+        self.bn = FoldedBatchNorm(self.size[0] * self.size[1], detach_weights=detach_weights,
+                                  data_format="NHWC")
 
     def logits(self, x):
         """W * BN_s(x), (N, C, H, W) -> (N, C, H, W); the gate Ms(x) is their sigmoid."""
         _refuse_replaced(self.bn, "SpatialNAM")
-        channels_last = self._data_format == "NHWC"  # see `convolution`
+        _, channels, *seen = x.shape
         height, width = self.size
-        seen = tuple(x.shape[1:3] if channels_last else x.shape[2:])
-        if seen != self.size:
+        if tuple(seen) != self.size:
             raise ValueError(
                 f"SpatialNAM was built for maps of {height}x{width} pixels but got "
                 f"{seen[0]}x{seen[1]}: it has one lambda per pixel; build the layer (or the "
                 "network: image_size=...) for the size that it will see")
-        # The pixels take the place of the channels: the last axis of (N, C, 1, H*W), or, where the
-        # channels lie last in memory, the second of (N, H*W, C, 1).
-        if channels_last:
-            logits = self.bn(x.reshape([0, height * width, -1, 1]), "NCHW")
-        else:
-            logits = self.bn(x.reshape([0, x.shape[1], 1, -1]), "NHWC")
-        return logits.reshape(x.shape)
+        pixels = x.reshape([0, channels, 1, height * width])  # (N, C, H, W) -> (N, C, 1, H*W)
+        return self.bn(pixels).reshape([0, channels, height, width])
 
     def forward(self, x):
-        return gated(x, self.logits(x))  # sigmoid(logits) * x
+        return F.sigmoid(self.logits(x)) * x
 
 
 class NAM(nn.Layer):
@@ -147,8 +140,6 @@ class NAM(nn.Layer):
             the authors' released code and the AI Studio port.
         detach_weights: as in `ChannelNAM`.
     """
-
-    any_layout = True
 
     def __init__(self, channels, size=None, *, detach_weights=False):
         super().__init__()

@@ -211,8 +211,6 @@ class ConstantGate(nn.Layer):
     gains over this layer is what its attention is worth.
     """
 
-    any_layout = True  # see `convolution`
-
     def __init__(self, value=0.5):
         super().__init__()
         self.value = value

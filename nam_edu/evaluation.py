@@ -14,7 +14,7 @@ import paddle.nn.functional as F
 from .attention import ChannelNAM, gamma_weights, nam_layers
 from .baselines import ConstantGate
 from .data import normalise, superclasses
-from .machinery.convolution import outputs
+from .machinery.inference import inference_mode, outputs
 from .resnet import BasicBlock, BottleneckBlock, ResNet
 
 
@@ -94,17 +94,12 @@ def wilson_interval(right, n, z=1.959964):
 def predict(network, images, batch_size=256):
     """Logits of uint8 images: (N, 3, 32, 32) -> (N, classes) float32, in inference mode, with the
     normalisation that the network carries."""
-    was_training = network.training
-    network.eval()
     batches = (paddle.to_tensor(normalise(images[start:start + batch_size],
                                           *network.normalization))
                for start in range(0, len(images), batch_size))
-    try:
-        return np.concatenate([logits.numpy() for logits in outputs(
-            network, batches, parallel=isinstance(network, ResNet))])
-    finally:
-        if was_training:
-            network.train()
+    with inference_mode(network):
+        logits = outputs(network, batches, parallel=isinstance(network, ResNet))
+    return np.concatenate([batch.numpy() for batch in logits])
 
 
 def evaluate(network, split, batch_size=256):

@@ -12,14 +12,14 @@ import paddle.nn.functional as F
 from . import checkpoint
 from .baselines import build_attention
 from .data import CIFAR100_MEAN, CIFAR100_STD
-from .machinery.convolution import through
+from .machinery.channels_last import residual_block, through
 
 
+@residual_block("conv1", "bn1", "relu", "conv2", "bn2", "attention", shortcut="downsample")
 class BasicBlock(nn.Layer):
     """Two 3x3 convolutions: relu(attention(bn2(conv2(relu(bn1(conv1(x)))))) + shortcut(x))."""
 
     expansion = 1
-    any_layout = True  # see `convolution`: its parts decide where the channels lie
 
     def __init__(self, in_channels, width, stride, attention, size):
         super().__init__()
@@ -37,11 +37,12 @@ class BasicBlock(nn.Layer):
         return F.relu(self.attention(out) + shortcut)
 
 
+@residual_block("conv1", "bn1", "relu", "conv2", "bn2", "relu", "conv3", "bn3", "attention",
+                shortcut="downsample")
 class BottleneckBlock(nn.Layer):
     """1x1, 3x3 and 1x1 convolutions; the last widens the map to four times the block's width."""
 
     expansion = 4
-    any_layout = True
 
     def __init__(self, in_channels, width, stride, attention, size):
         super().__init__()

@@ -13,27 +13,24 @@ rows of one matrix. The choice by shape, from the measurements in results/convol
                gathered into a row, then one product with the weights
 
 Larger maps, groups, dilation, other types and a GPU go to Paddle's kernel. Values and gradients are
-Paddle's own up to rounding; gradients of gradients (create_graph=True) are not to be had from
-`winograd` and `gathered`. Parameters, their names and checkpoints do not change.
+Paddle's own up to rounding; for what they cannot do see `first_order`.
 """
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import contextlib
 import os
-import queue
+import threading
 from fractions import Fraction
-from functools import cache, lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 import paddle
-import paddle.nn as nn
 import paddle.nn.functional as F
 from paddle.autograd import PyLayer
 
+from .first_order import first_order
+
 LARGEST_MAP = 8 * 8  # pixels
-FEWEST_IMAGES = 8  # for smaller batches the weights would take longer to prepare than the maps
 FEW_CHANNELS = 4  # of images
 LARGEST_IMAGE = 64 * 64  # pixels; of larger images the windows of the stem would fill the memory
 
@@ -43,154 +40,6 @@ def switched_off():
     average the gradients that come from a PyLayer."""
     return (os.environ.get("NAM_EDU_CONVOLUTION") == "paddle"
             or int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1)
-
-
-def sigmoid(x):
-    """1 / (1 + exp(-x)), any shape; on a CPU as (1 + tanh(x / 2)) / 2, the same number: Paddle
-    computes tanh for many values at a time, the exponential for one."""
-    if not x.place.is_cpu_place() or switched_off():
-        return F.sigmoid(x)
-    return paddle.scale(paddle.tanh(paddle.scale(x, 0.5)), 0.5, 0.5)
-
-
-def gated(x, logits):
-    """sigmoid(logits) * x, the gate of an attention module; both of one shape.
-
-    On a CPU with a backward pass of its own: Paddle's gradient of a product is many times slower
-    than the product. Without gradients the memory of `logits` is used for the result.
-    """
-    if not x.place.is_cpu_place() or switched_off():
-        return F.sigmoid(logits) * x
-    if paddle.is_grad_enabled():
-        return _Gated.apply(x, logits)
-    return logits.scale_(0.5).tanh_().scale_(0.5, 0.5).multiply_(x)
-
-
-class _Gated(PyLayer):
-    @staticmethod
-    def forward(ctx, x, logits):
-        gate = logits.scale(0.5).tanh_().scale_(0.5, 0.5)
-        y = gate * x
-        ctx.save_for_backward(x, gate, y)
-        ctx.wanted = not x.stop_gradient, not logits.stop_gradient
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, gate, y = ctx.saved_tensor()
-        grad_x = grad * gate
-        # sigmoid' = gate * (1 - gate)
-        grad_logits = (x - y).multiply_(grad_x) if ctx.wanted[1] else None
-        return grad_x if ctx.wanted[0] else None, grad_logits
-
-
-# -------------------------------------------------------------------- a network, channels last
-
-def through(layers, x):
-    """x through the layers, one after the other, as `nn.Sequential` does: (N, C, H, W) -> the same.
-
-    On a CPU, from where the maps are small, the layers work channels last and fast. Not so where a
-    hook is registered on any of them: hooks see (N, C, H, W).
-    """
-    allowed = (not switched_off() and x.place.is_cpu_place()
-               and x.dtype == paddle.float32 and x.shape[0] >= FEWEST_IMAGES
-               and paddle.in_dynamic_mode()
-               and not any(map(_has_hooks, layers)))
-    last = False
-    for layer in layers:
-        if allowed and not last and _pays_off(layer, x):
-            x, last = x.transpose([0, 2, 3, 1]), True  # (N, C, H, W) -> (N, H, W, C)
-        with channels_last(layer) if last else contextlib.nullcontext():
-            x = layer(x)
-    return x.transpose([0, 3, 1, 2]) if last else x  # (N, H, W, C) -> (N, C, H, W)
-
-
-def _has_hooks(layer):
-    return any(part._forward_pre_hooks or part._forward_post_hooks
-               for part in layer.sublayers(include_self=True))
-
-
-def _pays_off(layer, x):
-    channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
-    if channels <= FEW_CHANNELS:  # a stem with a stride leaves small maps
-        return (isinstance(layer, nn.Conv2D) and tuple(layer._stride) != (1, 1)
-                and pixels <= LARGEST_IMAGE // 4)
-    return pixels <= LARGEST_MAP
-
-
-@contextlib.contextmanager
-def channels_last(layer):
-    """Inside, a layer and the layers in it take and give maps as (N, H, W, C).
-
-    Convolutions become those of this file; layers with a data format get the other one; those
-    that say `any_layout = True` of themselves do what their parts do. Any other layer, such as an
-    attention module that somebody wrote for (N, C, H, W), has its maps turned before and after.
-    """
-    changed = []
-
-    def change(part, name, value):
-        changed.append((part, name, part.__dict__.get(name)))
-        part.__dict__[name] = value
-
-    def visit(part):
-        if type(part) is nn.Conv2D:
-            change(part, "forward", partial(_layer_forward, part))
-        elif type(part) is nn.MaxPool2D:
-            change(part, "data_format", "NHWC")
-            change(part, "forward", partial(_max_pool, part))
-        elif getattr(part, "_data_format", None) == "NCHW":
-            change(part, "_data_format", "NHWC")
-        elif getattr(part, "data_format", None) == "NCHW":
-            change(part, "data_format", "NHWC")
-        elif getattr(part, "any_layout", False) or isinstance(part, ANY_LAYOUT):
-            for child in part.children():
-                visit(child)
-        else:
-            change(part, "forward", partial(_turned, part.forward))
-
-    visit(layer)
-    try:
-        yield
-    finally:
-        for part, name, value in changed:
-            if value is None:
-                del part.__dict__[name]
-            else:
-                part.__dict__[name] = value
-
-
-ANY_LAYOUT = (nn.Sequential, nn.ReLU, nn.Identity, nn.Sigmoid)
-
-
-def _turned(forward, x):
-    return forward(x.transpose([0, 3, 1, 2])).transpose([0, 2, 3, 1])
-
-
-def _layer_forward(layer, x):
-    """`forward` of a Conv2D whose maps lie channels last."""
-    padding = layer._updated_padding
-    if layer._padding_mode != "zeros" or isinstance(padding, str):
-        return _turned(partial(nn.Conv2D.forward, layer), x)
-    padding = (padding, padding) if isinstance(padding, int) else tuple(padding)
-    if len(padding) != 2:
-        return _turned(partial(nn.Conv2D.forward, layer), x)
-    return conv2d(x, layer.weight, layer.bias, tuple(layer._stride), padding,
-                  tuple(layer._dilation), layer._groups)
-
-
-def _max_pool(layer, x):
-    """`forward` of a MaxPool2D whose maps lie channels last: the same numbers, but the gradient
-    does not search for the maximum again. Paddle's three-dimensional pooling notes where it was;
-    windows of depth 1 along the channels make it two-dimensional."""
-    if (layer.ceil_mode or layer.return_mask or not isinstance(layer.padding, int)
-            or x.stop_gradient or not paddle.is_grad_enabled()):
-        return nn.MaxPool2D.forward(layer, x)
-    kernel = layer.ksize
-    stride = kernel if layer.stride is None else layer.stride
-    kernel, stride = ((v, v) if isinstance(v, int) else tuple(v) for v in (kernel, stride))
-    y, _ = F.max_pool3d(x.unsqueeze(1), (*kernel, 1), (*stride, 1),
-                        (layer.padding, layer.padding, 0), return_mask=True)
-    return y.squeeze(1)
 
 
 def conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
@@ -210,95 +59,37 @@ def conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1),
     return y if bias is None else y + bias
 
 
-# ---------------------------------------------------------------------- inference on many images
+# ------------------------------------------------------------------------ weights made ready
 
-def outputs(network, batches, parallel=False):
-    """network(batch) of one batch after the other, without gradients, in the mode that it is in.
+class _Prepared(threading.local):
+    """What was made of weights, for the thread that is inside `fixed_weights`; else None."""
 
-    parallel: on a CPU and in inference mode let each thread take whole batches, since most of
-    Paddle's operations but the matrix products use one thread only. For networks whose layers
-    remember nothing. Where a hook is registered, batches follow one another all the same.
-    """
-    threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
-    parallel = (parallel and threads > 1 and not switched_off()
-                and paddle.device.get_device() == "cpu" and not network.training
-                and not _has_hooks(network))
-
-    def run(part, batch):
-        with paddle.no_grad():
-            return part(batch)
-
-    with fixed_weights():
-        if not parallel:
-            yield from (run(network, batch) for batch in batches)
-            return
-        # A thread works on a copy of its own, since `channels_last` changes layers for a moment;
-        # the tensors are the same.
-        copies = queue.SimpleQueue()
-        for _ in range(threads):
-            copies.put(_with_the_same_tensors(network))
-
-        def run_on_a_copy(batch):
-            part = copies.get()
-            try:
-                return run(part, batch)
-            finally:
-                copies.put(part)
-
-        paddle.base.core.set_num_threads(1)
-        waiting = collections.deque()
-        try:
-            for batch in batches:  # a few at a time: the images need not all be there at once
-                waiting.append(_pool(threads).submit(run_on_a_copy, batch))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            concurrent.futures.wait(waiting)
-            paddle.base.core.set_num_threads(threads)
+    made = None
 
 
-@cache
-def _pool(threads):
-    """Threads that stay: new ones would have to fetch all their memory from the system again. None
-    of them starts threads of its own."""
-    return concurrent.futures.ThreadPoolExecutor(
-        threads, initializer=paddle.base.core.set_num_threads, initargs=(1,))
-
-
-def _with_the_same_tensors(layer):
-    twin = object.__new__(type(layer))
-    twin.__dict__.update(layer.__dict__)
-    twin.__dict__["_sub_layers"] = type(layer._sub_layers)(
-        (name, child and _with_the_same_tensors(child)) for name, child in
-        layer._sub_layers.items())
-    return twin
-
-
-_kept_weights = None  # a dictionary inside `fixed_weights`
+_prepared = _Prepared()
 
 
 @contextlib.contextmanager
-def fixed_weights():
-    """Inside, the caller promises, no weight changes: what the convolutions make of their weights
-    is made once, not for every batch. For passes over many images without gradients."""
-    global _kept_weights
-    before, _kept_weights = _kept_weights, {}
+def fixed_weights(made):
+    """Inside, in this thread, what the convolutions make of their weights is kept in the dictionary
+    `made` and used again. The caller promises that no weight changes as long as it is in use."""
+    before, _prepared.made = _prepared.made, made
     try:
         yield
     finally:
-        _kept_weights = before
+        _prepared.made = before
 
 
 def _made(make, weight, *shape):
     """make(weight, *shape); inside `fixed_weights` the same as last time."""
-    if _kept_weights is None or paddle.is_grad_enabled():
+    made = _prepared.made
+    if made is None or paddle.is_grad_enabled():
         return make(weight, *shape)
     key = id(weight), make, shape
-    if key not in _kept_weights:
-        _kept_weights[key] = make(weight, *shape), weight  # held, so that no other takes its id
-    return _kept_weights[key][0]
+    if key not in made:
+        made[key] = make(weight, *shape), weight  # held, so that no other weight takes its id
+    return made[key][0]
 
 
 def _convolve(x, weight, stride, padding):
@@ -461,6 +252,7 @@ class _Winograd(PyLayer):
         return y
 
     @staticmethod
+    @first_order
     def backward(ctx, grad):
         v, u = ctx.saved_tensor()
         a, b, g, n, h, w, out_h, out_w = ctx.known
@@ -555,6 +347,7 @@ class _Gathered(PyLayer):
         return y
 
     @staticmethod
+    @first_order
     def backward(ctx, grad):
         rows, weight = ctx.saved_tensor()
         (n, h, w, c_in), stride, padding = ctx.known

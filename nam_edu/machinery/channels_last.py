@@ -1,0 +1,275 @@
+"""Runs a network's layers channels last, and fast, on a CPU; changes nothing in any layer.
+
+Maps whose channels lie last in memory, (N, H, W, C), are the rows of one matrix: convolutions,
+batch norms and gates of a whole batch become few large operations. What is known here, it is known
+by its exact type (`KNOWN`), and only as long as nobody has given it a `forward` or a hook of its
+own. Every other layer, such as an attention that somebody wrote, is called as it is, on
+(N, C, H, W). So a layer that does something else than its type says is slower here, never wrong.
+
+`NAM_EDU_CONVOLUTION=paddle` switches all of this off. Gradients are Paddle's own up to rounding;
+for what they cannot do see `first_order`.
+"""
+from __future__ import annotations
+
+import paddle
+import paddle.nn as nn
+import paddle.nn.functional as F
+from paddle.autograd import PyLayer
+
+from ..attention import NAM, ChannelNAM, FoldedBatchNorm, SpatialNAM
+from ..baselines import ConstantGate
+from .convolution import LARGEST_MAP, conv2d, switched_off
+from .first_order import first_order
+
+FEWEST_IMAGES = 8  # for smaller batches the weights would take longer to prepare than the maps
+FEW_CHANNELS = 4  # of images
+LARGEST_IMAGE = 64 * 64  # pixels; of larger images the windows of the stem would fill the memory
+
+
+def through(layers, x):
+    """x through the layers, one after the other, as `nn.Sequential` does: (N, C, H, W) -> the same.
+
+    Where it pays, the layers work channels last.
+    """
+    if not _possible(x):
+        for layer in layers:
+            x = layer(x)
+        return x
+    last = False
+    for layer in layers:
+        x, last = _run(layer, x, last)
+    return _turned(x, last, False)
+
+
+def _possible(x):
+    return (paddle.in_dynamic_mode() and not switched_off() and x.place.is_cpu_place()
+            and x.dtype == paddle.float32 and x.ndim == 4 and x.shape[0] >= FEWEST_IMAGES)
+
+
+def _pays_off(layer, x):
+    """Whether from this layer on maps are small enough to lie channels last."""
+    channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
+    if channels <= FEW_CHANNELS:  # a stem with a stride leaves small maps
+        return (isinstance(layer, nn.Conv2D) and tuple(layer._stride) != (1, 1)
+                and pixels <= LARGEST_IMAGE // 4)
+    return pixels <= LARGEST_MAP
+
+
+def _turned(x, last, wanted):
+    """A map with its channels where they are wanted: last or second."""
+    if x.ndim < 4:  # the result of some attention that is to be broadcast over (N, C, H, W)
+        x = x.reshape([1] * (4 - x.ndim) + x.shape)
+    if last == wanted:
+        return x
+    return x.transpose([0, 2, 3, 1] if wanted else [0, 3, 1, 2]).contiguous()
+
+
+# ------------------------------------------------------------------------------- one layer
+
+KNOWN = {}  # exact type -> (f(layer, x, last) -> x in the same layout, the type's own `forward`)
+
+
+def knows(*types):
+    """Decorates the function that computes a layer of exactly these types."""
+    def register(function):
+        KNOWN.update({kind: (function, kind.forward) for kind in types})
+        return function
+    return register
+
+
+def is_plain(layer, kind=None):
+    """Whether a layer is of a known type (of exactly this one), with nothing of somebody's own."""
+    known = KNOWN.get(type(layer))
+    return (known is not None and kind in (None, type(layer))
+            and type(layer).forward is known[1] and "forward" not in layer.__dict__
+            and not layer._forward_pre_hooks and not layer._forward_post_hooks)
+
+
+def _run(layer, x, last):
+    """(layer(x), whether its channels lie last), for x whose channels lie last or second."""
+    if not last and _pays_off(layer, x):
+        x, last = _turned(x, False, True), True
+    if type(layer) is nn.Sequential and is_plain(layer):  # its parts may change the layout
+        for part in layer:
+            x, last = _run(part, x, last)
+        return x, last
+    return _computed(layer, x, last), last
+
+
+def _computed(layer, x, last):
+    """layer(x) in the layout of x."""
+    if is_plain(layer):
+        return KNOWN[type(layer)][0](layer, x, last)
+    return _as_it_is(layer, x, last)
+
+
+def _as_it_is(layer, x, last):
+    return _turned(layer(_turned(x, last, False)), False, last)
+
+
+def _format(last):
+    return "NHWC" if last else "NCHW"
+
+
+# -------------------------------------------------------------------------- the known layers
+
+@knows(nn.Sequential)
+def _sequential(layer, x, last):
+    for part in layer:
+        x = _computed(part, x, last)
+    return x
+
+
+@knows(nn.Identity)
+def _identity(layer, x, last):
+    return x
+
+
+@knows(nn.ReLU)
+def _relu(layer, x, last):
+    return F.relu(x)
+
+
+@knows(nn.Sigmoid)
+def _sigmoid(layer, x, last):
+    return F.sigmoid(x)
+
+
+@knows(ConstantGate)
+def _constant_gate(layer, x, last):
+    return layer.value * x
+
+
+@knows(nn.Conv2D)
+def _conv2d(layer, x, last):
+    padding = layer._updated_padding
+    padding = (padding, padding) if isinstance(padding, int) else padding
+    if (not last or layer._padding_mode != "zeros" or layer._data_format != "NCHW"
+            or isinstance(padding, str) or len(padding) != 2):
+        return _as_it_is(layer, x, last)
+    return conv2d(x, layer.weight, layer.bias, tuple(layer._stride), tuple(padding),
+                  tuple(layer._dilation), layer._groups)
+
+
+@knows(nn.BatchNorm2D)
+def _batch_norm(layer, x, last):
+    if not last or layer._data_format != "NCHW":
+        return _as_it_is(layer, x, last)
+    return F.batch_norm(x, layer._mean, layer._variance, layer.weight, layer.bias,
+                        layer.training, layer._momentum, layer._epsilon, "NHWC",
+                        layer._use_global_stats)
+
+
+@knows(nn.MaxPool2D)
+def _max_pool(layer, x, last):
+    """The same numbers, but the gradient does not search for the maximum again: Paddle's
+    three-dimensional pooling notes where it was, and windows of depth 1 along the channels make it
+    two-dimensional."""
+    if (not last or layer.data_format != "NCHW" or layer.ceil_mode or layer.return_mask
+            or not isinstance(layer.padding, int)):
+        return _as_it_is(layer, x, last)
+    kernel, stride = ((v, v) if isinstance(v, int) else tuple(v)
+                      for v in (layer.ksize, layer.stride or layer.ksize))
+    if x.stop_gradient or not paddle.is_grad_enabled():
+        return F.max_pool2d(x, kernel, stride, layer.padding, data_format="NHWC")
+    y, _ = F.max_pool3d(x.unsqueeze(1), (*kernel, 1), (*stride, 1),
+                        (layer.padding, layer.padding, 0), return_mask=True)
+    return y.squeeze(1)
+
+
+@knows(nn.AdaptiveAvgPool2D)
+def _average_pool(layer, x, last):
+    if layer._data_format != "NCHW":
+        return _as_it_is(layer, x, last)
+    return F.adaptive_avg_pool2d(x, layer._output_size, _format(last))
+
+
+# ------------------------------------------------------------------------------ NAM's gates
+
+@knows(FoldedBatchNorm)
+def _folded_batch_norm(bn, x, last):
+    return _logits(bn, x, last) if bn._data_format == "NCHW" else _as_it_is(bn, x, last)
+
+
+def _logits(bn, x, last):
+    """W * BN(x), where x has its features in the last axis or in the second."""
+    scale, shift = bn.folded()
+    return F.batch_norm(x, bn._mean, bn._variance, scale, shift, bn.training, bn._momentum,
+                        bn._epsilon, _format(last))
+
+
+@knows(ChannelNAM)
+def _channel_nam(layer, x, last):
+    if not is_plain(layer.bn, FoldedBatchNorm):
+        return _as_it_is(layer, x, last)
+    return gated(x, _logits(layer.bn, x, last))
+
+
+@knows(SpatialNAM)
+def _spatial_nam(layer, x, last):
+    height, width = x.shape[1:3] if last else x.shape[2:]
+    if not is_plain(layer.bn, FoldedBatchNorm) or (height, width) != layer.size:
+        return _as_it_is(layer, x, last)
+    # The pixels take the place of the channels: the second axis of (N, H*W, C, 1), or the last of
+    # (N, C, 1, H*W).
+    pixels = [x.shape[0], height * width, -1, 1] if last else [*x.shape[:2], 1, -1]
+    return gated(x, _logits(layer.bn, x.reshape(pixels), not last).reshape(x.shape))
+
+
+@knows(NAM)
+def _nam(layer, x, last):
+    x = _computed(layer.channel, x, last)
+    return x if layer.spatial is None else _computed(layer.spatial, x, last)
+
+
+def gated(x, logits):
+    """sigmoid(logits) * x of two maps of one shape; `logits` is nobody else's.
+
+    The sigmoid is (1 + tanh(logits / 2)) / 2, the same number: Paddle computes tanh for many values
+    at a time, the exponential for one. Its gradient of a product is many times slower than the
+    product, so this has one of its own. Without gradients the result takes the memory of `logits`.
+    """
+    if paddle.is_grad_enabled() and not (x.stop_gradient and logits.stop_gradient):
+        return _Gated.apply(x, logits)
+    return logits.scale_(0.5).tanh_().scale_(0.5, 0.5).multiply_(x)
+
+
+class _Gated(PyLayer):
+    @staticmethod
+    def forward(ctx, x, logits):
+        gate = logits.scale(0.5).tanh_().scale_(0.5, 0.5)
+        y = gate * x
+        ctx.save_for_backward(x, gate, y)
+        ctx.wanted = not x.stop_gradient, not logits.stop_gradient
+        return y
+
+    @staticmethod
+    @first_order
+    def backward(ctx, grad):
+        x, gate, y = ctx.saved_tensor()
+        grad_x = grad * gate
+        # sigmoid' = gate * (1 - gate)
+        grad_logits = (x - y).multiply_(grad_x) if ctx.wanted[1] else None
+        return grad_x if ctx.wanted[0] else None, grad_logits
+
+
+# -------------------------------------------------------------------------- residual blocks
+
+def residual_block(*branch, shortcut):
+    """Decorates a class of blocks: relu(branch(x) + shortcut(x)).
+
+    branch: names of the attributes that hold its layers, in order, and "relu" for the function;
+    shortcut: that of the shortcut's, where None stands for x itself. The class keeps the `forward`
+    that it has.
+    """
+    def compute(block, x, last):
+        out = x
+        for name in branch:
+            out = F.relu(out) if name == "relu" else _computed(getattr(block, name), out, last)
+        layer = getattr(block, shortcut)
+        return F.relu(out + (x if layer is None else _computed(layer, x, last)))
+
+    def decorate(kind):
+        return knows(kind)(compute) and kind
+
+    return decorate

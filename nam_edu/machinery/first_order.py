@@ -1,0 +1,33 @@
+"""A guard for gradients written by hand: used in a way that they cannot serve, they refuse."""
+from __future__ import annotations
+
+import functools
+import sys
+
+import paddle
+
+INSTEAD = ("set NAM_EDU_CONVOLUTION=paddle before Python starts: Paddle's own operations, slower, "
+           "can do it")
+
+
+def first_order(backward):
+    """Decorates `backward` of a PyLayer whose gradient is right once, and is not differentiable.
+
+    Under create_graph=True the terms that lead through what `forward` computed would be missing
+    from the second gradient. After backward(retain_graph=True) Paddle forgets a PyLayer's context
+    all the same, and the next backward ends the process. `paddle.grad(..., retain_graph=True)`
+    works on copies and is fine. Raises RuntimeError.
+    """
+    @functools.wraps(backward)
+    def guarded(ctx, *grads):
+        if paddle.is_grad_enabled():  # Paddle switches it on in a backward pass for create_graph
+            raise RuntimeError("the gradient of a gradient (create_graph=True) cannot be had from "
+                               f"nam_edu's fast convolutions and gates; {INSTEAD}")
+        caller = sys._getframe(1)
+        if caller.f_code.co_name == "backward" and caller.f_locals.get("retain_graph"):
+            raise RuntimeError("backward(retain_graph=True) is not possible with nam_edu's fast "
+                               "convolutions and gates: add the losses up and call backward once, "
+                               f"or use paddle.grad(..., retain_graph=True), or {INSTEAD}")
+        return backward(ctx, *grads)
+
+    return guarded
