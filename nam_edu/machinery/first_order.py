@@ -23,11 +23,21 @@ def first_order(backward):
         if paddle.is_grad_enabled():  # Paddle switches it on in a backward pass for create_graph
             raise RuntimeError("the gradient of a gradient (create_graph=True) cannot be had from "
                                f"nam_edu's fast convolutions and gates; {INSTEAD}")
-        caller = sys._getframe(1)
-        if caller.f_code.co_name == "backward" and caller.f_locals.get("retain_graph"):
+        if _graph_is_retained():
             raise RuntimeError("backward(retain_graph=True) is not possible with nam_edu's fast "
                                "convolutions and gates: add the losses up and call backward once, "
                                f"or use paddle.grad(..., retain_graph=True), or {INSTEAD}")
         return backward(ctx, *grads)
 
     return guarded
+
+
+def _graph_is_retained():
+    """Whether the Python function that started this backward pass, `backward` of a tensor or of
+    paddle.autograd, was called with retain_graph=True; a PyLayer is not told."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_name == "backward":
+        if "retain_graph" in frame.f_code.co_varnames:
+            return bool(frame.f_locals["retain_graph"])
+        frame = frame.f_back
+    return False
