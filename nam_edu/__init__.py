@@ -6,7 +6,7 @@
 # first gzip file that is read ends the process (inflateReset2, segmentation fault).
 import zlib  # noqa: F401
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 
 def setup(seed=0):
