@@ -1,4 +1,5 @@
-"""Normalization-based attention: equations (2), (3) and (4) of Liu et al., arXiv 2111.12419.
+"""Lessons 1 and 2: normalization-based attention, equations (2), (3) and (4) of Liu et al.,
+arXiv 2111.12419.
 
     channel   Mc(F) = sigmoid(W_gamma  * BN(F))      W_i = |gamma_i|  / sum_j |gamma_j|
     spatial   Ms(F) = sigmoid(W_lambda * BN_s(F))    W_i = |lambda_i| / sum_j |lambda_j|

@@ -1,4 +1,4 @@
-"""ResNet-18/34/50/101/152 (He et al., arXiv 1512.03385) with a slot for attention in every block.
+"""Lesson 3: ResNet-18 to 152 (He et al., arXiv 1512.03385) with a slot for attention in each block.
 
 The parts keep the names of `paddle.vision.models.resnet`, so ImageNet weights load; the module in
 the slot is called `attention` and stands after the last batch norm of the residual branch, before

@@ -1,4 +1,4 @@
-"""Every public name is importable from where the course says it is; also from an installed wheel."""
+"""Every public name is importable from where the course says it is; from a wheel, too."""
 import importlib
 
 import pytest
