@@ -15,7 +15,7 @@ from .data import CIFAR100_MEAN, CIFAR100_STD
 from .machinery.channels_last import residual_block, through
 
 
-@residual_block("conv1", "bn1", "relu", "conv2", "bn2", "attention", shortcut="downsample")
+@residual_block("conv1", "bn1", "relu", "conv2", "bn2")
 class BasicBlock(nn.Layer):
     """Two 3x3 convolutions: relu(attention(bn2(conv2(relu(bn1(conv1(x)))))) + shortcut(x))."""
 
@@ -37,8 +37,7 @@ class BasicBlock(nn.Layer):
         return F.relu(self.attention(out) + shortcut)
 
 
-@residual_block("conv1", "bn1", "relu", "conv2", "bn2", "relu", "conv3", "bn3", "attention",
-                shortcut="downsample")
+@residual_block("conv1", "bn1", "relu", "conv2", "bn2", "relu", "conv3", "bn3")
 class BottleneckBlock(nn.Layer):
     """1x1, 3x3 and 1x1 convolutions; the last widens the map to four times the block's width."""
 

@@ -145,7 +145,7 @@ def _conv2d(layer, x, last):
     padding = layer._updated_padding
     padding = (padding, padding) if isinstance(padding, int) else padding
     if (not last or layer._padding_mode != "zeros" or layer._data_format != "NCHW"
-            or isinstance(padding, str) or len(padding) != 2):
+            or layer._padding_algorithm != "EXPLICIT" or len(padding) != 2):
         return _as_it_is(layer, x, last)
     return conv2d(x, layer.weight, layer.bias, tuple(layer._stride), tuple(padding),
                   tuple(layer._dilation), layer._groups)
@@ -255,19 +255,20 @@ class _Gated(PyLayer):
 
 # -------------------------------------------------------------------------- residual blocks
 
-def residual_block(*branch, shortcut):
-    """Decorates a class of blocks: relu(branch(x) + shortcut(x)).
+def residual_block(*branch):
+    """Decorates a class of blocks: relu(attention(branch(x)) + shortcut(x)).
 
-    branch: names of the attributes that hold its layers, in order, and "relu" for the function;
-    shortcut: that of the shortcut's, where None stands for x itself. The class keeps the `forward`
-    that it has.
+    branch: names of the attributes that hold its layers, in order, and "relu" for the function.
+    The attributes `attention` and `downsample` hold the rest; None as `downsample` stands for x
+    itself. The class keeps the `forward` that it has.
     """
     def compute(block, x, last):
-        out = x
+        out = shortcut = x
         for name in branch:
             out = F.relu(out) if name == "relu" else _computed(getattr(block, name), out, last)
-        layer = getattr(block, shortcut)
-        return F.relu(out + (x if layer is None else _computed(layer, x, last)))
+        if block.downsample is not None:
+            shortcut = _computed(block.downsample, x, last)
+        return F.relu(_computed(block.attention, out, last) + shortcut)
 
     def decorate(kind):
         return knows(kind)(compute) and kind
