@@ -55,7 +55,7 @@ def test_the_settings_of_the_authors_script():
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"attention": "senet"}, "unknown attention 'senet': choose one of none, half, nam"),
+    ({"attention": "senet"}, "unknown attention 'senet': choose one of none, half, quarter, nam"),
     ({"depth": 20}, "unknown depth 20: choose one of 18, 34"),
     ({"stem": "vgg"}, "unknown stem 'vgg': choose one of imagenet, cifar"),
     ({"schedule": "linear"}, "unknown schedule"),
@@ -360,18 +360,18 @@ def test_killed_in_mid_epoch_and_resumed(small_archive, tmp_path):
     assert_same_run(open_run(tmp_path / "whole"), open_run(tmp_path / "killed"))
 
 
-def test_weight_decay_can_leave_gamma_alone(archive, tmp_path):
-    """With it the mean of |gamma| follows exp(-sum of rates * decay); without it stays near 1."""
+def test_weight_decay_of_gamma_has_a_factor(archive, tmp_path):
+    """The mean of |gamma| follows (1 - rate * factor * decay)^steps; with 0 it stays near 1."""
     base = dict(weight_decay=2.0, learning_rate=0.01, momentum=0.0, nesterov=False,
                 schedule="constant", epochs=2)
     means = {}
-    for decays in (True, False):
+    for factor in (1, 0.5, 0):
         run = fit(recipe("ci", width=4, batch_size=64, train_images=256, validation=64,
-                         decay_gamma=decays, **base), archive, tmp_path / str(decays),
+                         gamma_decay=factor, **base), archive, tmp_path / str(factor),
                   progress=False)
-        means[decays] = np.mean([np.abs(rows[-1]).mean() for rows in run.gamma_history.values()])
-    assert means[True] == pytest.approx((1 - 0.02)**8, abs=0.01)  # 2 epochs of 4 steps
-    assert means[False] == pytest.approx(1, abs=0.01)
+        means[factor] = np.mean([np.abs(rows[-1]).mean() for rows in run.gamma_history.values()])
+    for factor, mean in means.items():  # 2 epochs of 4 steps
+        assert mean == pytest.approx((1 - 0.02 * factor)**8, abs=0.005)
 
 
 def test_further_callbacks_see_the_network(archive, tmp_path):
