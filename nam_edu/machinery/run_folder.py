@@ -27,7 +27,7 @@ from .errors import TrainingError, shell_command
 # run.json last: while it is there, the folder is known to be a run's.
 RUN_FILES = ("new.npz", "last.npz", "previous.npz", "best.npz", "gamma.npz", "log.csv", "run.json")
 # What `new_file` leaves of them where the process was killed while it was writing.
-LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, RUN_FILES))})\.\w+")
+LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, RUN_FILES))})\.[a-z0-9_]{{8}}")
 
 
 def read_about(folder):
@@ -107,14 +107,18 @@ def prepare_folder(folder, recipe, fingerprint, resume, overwrite):
     return False
 
 
+def _is_leftover(path):
+    return LEFTOVER.fullmatch(path.name) and path.is_file()
+
+
 def _leftovers(folder):
-    return [path for path in folder.iterdir() if LEFTOVER.fullmatch(path.name)]
+    return [path for path in folder.iterdir() if _is_leftover(path)]
 
 
 def _is_ours(path):
     """Whether a path in a folder without run.json is there because a process was killed before it
     could write run.json: the lock, a half-written file, the folder of a log that was removed."""
-    return (path.name == "lock" or LEFTOVER.fullmatch(path.name)
+    return (path.name == "lock" or _is_leftover(path)
             or path.name == "visualdl" and path.is_dir() and not any(path.iterdir()))
 
 
