@@ -33,7 +33,7 @@ class Recipe:
     data: str = setting("text", help="cifar100, shapes100 or the path of an archive")
     depth: int = setting("choice", 18, "layers", choices=DEPTHS)
     width: int = setting("whole", 64, "channels of the first stage", low=1)
-    stem: str = setting("choice", "imagenet", "7x7 with stride 2 and max-pool, or 3x3",
+    stem: str = setting("choice", "imagenet", "7x7, stride 2, max-pool; or 3x3",
                         choices=STEMS)
     attention: str = setting("choice", "nam", "the module in every block", choices=ATTENTIONS,
                              or_prefix=OWN)
@@ -109,7 +109,7 @@ RECIPES = {r.name: r for r in (
 def recipe(name, **changes):
     """The recipe of this name, with the given fields changed: recipe("quick", epochs=3).
 
-    Raises TrainingError for an unknown recipe or field, or a value that cannot be.
+    Raises TrainingError for an unknown recipe or field, or a value out of its range.
     """
     if name not in RECIPES:
         raise TrainingError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
@@ -131,7 +131,7 @@ def recipe_of(values):
     """The `Recipe` of a dictionary of plain values, as a run folder keeps it; fields that an older
     version of this package named otherwise are translated.
 
-    Raises TrainingError for a value that cannot be, TypeError for an unknown or missing field.
+    Raises TrainingError for a value out of its range, TypeError for an unknown or missing field.
     """
     return Recipe(**_renamed(values))
 

@@ -53,8 +53,8 @@ def train_step(network, optimizer, images, labels, penalty=0.0):
 def build_optimizer(recipe, network, steps_per_epoch):
     """Momentum with the learning rate and the weight decay of a recipe.
 
-    After each step its rate moves on by `optimizer._learning_rate.step()`; `paddle.Model` does that
-    by itself. NAM's own scale factors decay by weight_decay * gamma_decay.
+    `optimizer._learning_rate.step()` moves the rate on after each step; `paddle.Model` does that by
+    itself. NAM's own scale factors decay by weight_decay * gamma_decay.
     """
     if recipe.gamma_decay != 1:
         for _, layer in nam_layers(network):
@@ -146,8 +146,8 @@ def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, prog
 
         if ranks > 1:
             paddle.distributed.barrier()  # until the first has prepared the folder
-        # Parameters and optimizer states are named by counters: start them anew, so that a saved
-        # state finds its place however many networks this process built before.
+        # Parameters and optimizer states are named by counters: restart the counters, so that a
+        # saved state finds its place however many networks this process built before.
         with paddle.utils.unique_name.guard(), random_numbers_kept():
             _train(recipe, attention, folder, train, evaluated, evaluated_on, progress, callbacks,
                    share)
@@ -210,7 +210,7 @@ def _train(recipe, attention, folder, train, evaluated, evaluated_on, progress, 
                   paddle.metric.Accuracy(topk=(1, 5)),
                   amp_configs="O1" if scaler is not None else None)
     if scaler is not None:
-        model._scaler = scaler  # otherwise it makes one of its own, which starts anew on a resume
+        model._scaler = scaler  # or it would make its own, which a resumed run could not restore
     own = [recorder] + ([Progress(recorder)] if progress else [])
     # Paddle adds a callback that steps the learning rate after every batch.
     try:

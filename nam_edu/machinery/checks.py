@@ -49,7 +49,7 @@ def setting(kind, default=dataclasses.MISSING, help="", **limits):
 
 
 def checked(field, value):
-    """The value that a field keeps for the one given; raises TrainingError where it has no such."""
+    """The value as the field keeps it; raises TrainingError where the field cannot take it."""
     return _CHECKS[field.metadata["kind"]](field.name, value, field.metadata)
 
 

@@ -11,7 +11,7 @@ class NamEduError(ValueError):
 
 
 class ArgumentError(NamEduError):
-    """An argument that has no such value; says which values it takes."""
+    """An argument with a value that it cannot take; says which values it can."""
 
 
 class TrainingError(NamEduError):

@@ -103,7 +103,7 @@ class Recorder(Callback):
         missing += [f"gamma/{name}" for name in self.gamma if f"gamma/{name}" not in arrays]
         if missing:
             raise TrainingError(f"the state in {self.folder} lacks {missing[0]}: it is damaged; "
-                                "start the run anew with --overwrite (overwrite=True)")
+                                "start again with --overwrite (overwrite=True)")
         schedule = self.optimizer._learning_rate
         self.optimizer.set_state_dict(
             {"LR_Scheduler": schedule.state_dict(),  # Paddle 2.6 asks for it

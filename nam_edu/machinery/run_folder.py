@@ -40,7 +40,7 @@ def read_about(folder):
         about = json.loads(path.read_text(encoding="utf-8"))
         recipe_of(about["recipe"])
     except (ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path} is damaged ({error}); start the run anew in another folder "
+        raise TrainingError(f"{path} is damaged ({error}); start again in another folder "
                             "or with --overwrite") from None
     return about
 
