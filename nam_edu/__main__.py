@@ -1,5 +1,4 @@
-"""The command line: python -m nam_edu train | evaluate | gamma | data | aistudio |
-doctor."""
+"""The command line: python -m nam_edu train | evaluate | gamma | data | aistudio | doctor."""
 from __future__ import annotations
 
 import argparse
@@ -13,39 +12,21 @@ if not __package__:  # run as a file, which is how paddle.distributed.launch run
     __package__ = "nam_edu"
 
 from . import __version__  # noqa: E402
-
-RECIPE_HELP = {
-    "depth": "18, 34, 50, 101 or 152 layers",
-    "width": "channels of the first stage",
-    "stem": "'imagenet' (7x7, stride 2, max-pool) or 'cifar' (3x3)",
-    "attention": "none, half, nam, nam-detached, nam-spatial, se, cbam, eca or simam",
-    "epochs": "passes over the training images",
-    "batch_size": "images per step",
-    "learning_rate": "the rate at its highest",
-    "schedule": "'constant', 'cosine' or 'multistep', by epoch, after the warm-up",
-    "milestones": "epochs at which 'multistep' multiplies the rate by --decay",
-    "decay": "factor of 'multistep'",
-    "warmup_steps": "batches in which the rate grows from 0",
-    "momentum": "of the optimizer",
-    "nesterov": "Nesterov's momentum",
-    "weight_decay": "L2 penalty on all parameters",
-    "amp": "mixed precision, on a GPU",
-    "decay_gamma": "whether the weight decay acts on NAM's scale factors too",
-    "penalty": "p of equation (4): weight of sum |gamma| + sum |lambda|",
-    "crop_padding": "pixels of border for the random crop; 0 switches it off",
-    "flip": "mirror images at random",
-    "brightness": "change by up to this share",
-    "contrast": "change by up to this share",
-    "rotation": "turn by up to so many degrees",
-    "mean": "three numbers, of pixels scaled to 0-1; default: the training images'",
-    "std": "three numbers, likewise",
-    "train_images": "train on so many images only; 0 is all",
-    "validation": "images cut from the training set to choose the best epoch",
-    "seed": "of weights, order and augmentation",
-}
+from .machinery.errors import ArgumentError, NamEduError, shell_command  # noqa: E402
 
 
-def parser():
+def recipe_options():
+    """(name, keyword arguments of `add_argument`) for every field of a recipe that an option can
+    change. Loads Paddle, which the other commands do without until they need it."""
+    _quiet_setup()
+    from .machinery.checks import option
+    from .recipes import Recipe
+
+    return [option(field) for field in dataclasses.fields(Recipe)
+            if field.name not in ("name", "data")]
+
+def parser(options=()):
+    """The parser of all commands; `options`: those of `recipe_options`, for train."""
     main = argparse.ArgumentParser(
         prog="python -m nam_edu", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Normalization-based attention (NAM) in PaddlePaddle: train, evaluate, look.",
@@ -71,20 +52,9 @@ def parser():
     train.add_argument("--resume", action="store_true",
                        help="continue the run in --out; start it where there is none")
     train.add_argument("--overwrite", action="store_true", help="replace the run in --out")
-    fields = train.add_argument_group("fields of the recipe")
-    for name, text in RECIPE_HELP.items():
-        option = f"--{name.replace('_', '-')}"
-        if name in ("nesterov", "flip", "decay_gamma", "amp"):
-            fields.add_argument(option, action=argparse.BooleanOptionalAction, default=None,
-                                help=text)
-        elif name in ("mean", "std"):
-            fields.add_argument(option, type=float, nargs=3, metavar="X", help=text)
-        elif name == "milestones":
-            fields.add_argument(option, type=int, nargs="*", metavar="EPOCH", help=text)
-        else:
-            kind = {"stem": str, "attention": str, "schedule": str}.get(
-                name, float if name in FLOATS else int)
-            fields.add_argument(option, type=kind, metavar=kind.__name__.upper(), help=text)
+    group = train.add_argument_group("fields of the recipe")
+    for name, keywords in options:
+        group.add_argument(name, **keywords)
 
     evaluate = commands.add_parser(
         "evaluate", help="top-1 and top-5 of a run on the test images",
@@ -125,18 +95,17 @@ def parser():
     return main
 
 
-FLOATS = ("learning_rate", "decay", "momentum", "weight_decay", "penalty", "brightness",
-          "contrast", "rotation")
-
-
 def command_train(args):
     from . import setup
 
-    changes = {name: getattr(args, name) for name in RECIPE_HELP
-               if getattr(args, name) is not None}
-    setup(args.seed or 0)
     from . import training
 
+    names = [field.name for field in dataclasses.fields(training.Recipe) if field.name != "data"]
+    changes = {name: getattr(args, name) for name in names
+               if getattr(args, name, None) is not None}
+    if args.seed is not None:  # checked before NumPy is seeded with it
+        training.recipe("quick", seed=args.seed)
+    setup(args.seed or 0)
     if args.resume and args.recipe is None and (Path(args.out) / "run.json").exists():
         recipe = training.change(training.saved_recipe(args.out), **changes)
         data = args.data or recipe.data
@@ -144,13 +113,14 @@ def command_train(args):
         recipe = training.recipe(args.recipe or "quick", **changes)
         data = args.data
     run = training.fit(recipe, data, args.out, resume=args.resume, overwrite=args.overwrite)
-    print(f"evaluate it:   python -m nam_edu evaluate {run.folder}\n"
-          f"see its curves: visualdl --host 127.0.0.1 --logdir {run.folder / 'visualdl'}")
+    evaluate = shell_command("python", "-m", "nam_edu", "evaluate", run.folder)
+    curves = shell_command("visualdl", "--host", "127.0.0.1", "--logdir", run.folder / "visualdl")
+    print(f"evaluate it:    {evaluate}\nsee its curves: {curves}")
 
 
 def command_evaluate(args):
     if (args.run is None) == (args.weights is None):
-        raise ValueError("give the folder of a run, or --weights FILE")
+        raise ArgumentError("give the folder of a run, or --weights FILE")
     _quiet_setup()
     from .evaluation import evaluate
     from .training import load_data, load_network, open_run
@@ -162,8 +132,8 @@ def command_evaluate(args):
         network, recipe = (run.best if args.best else run.network), run.recipe
     data = args.data or recipe.data
     if data == "given":
-        raise ValueError("this run was trained on images that were handed over in Python: say with "
-                         "--data what to evaluate on")
+        raise ArgumentError("this run was trained on images that were handed over in Python: say "
+                            "with --data what to evaluate on")
     result = evaluate(network, load_data(data).test)
     if args.json:
         print(json.dumps({**result.as_dict(), "data": data, "weights": args.weights or args.run,
@@ -181,8 +151,8 @@ def command_gamma(args):
 
     run = shipped() if args.run == "shipped" else open_run(args.run)
     if not run.gamma_history:
-        raise ValueError(f"the network of {args.run} has no NAM layer (attention "
-                         f"{run.recipe.attention})")
+        raise ArgumentError(f"the network of {args.run} has no NAM layer (attention "
+                            f"{run.recipe.attention})")
     print(f"{args.run}: ResNet-{run.recipe.depth}, attention {run.recipe.attention}, "
           f"{len(run.log)} epochs on {run.recipe.data}")
     print(gamma_table(run.gamma_history))
@@ -231,17 +201,23 @@ def _quiet_setup():
 
 def main(arguments=None):
     """Run a command; return its exit code."""
-    args = parser().parse_args(arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        args = parser(recipe_options() if arguments[:1] == ["train"] else ()).parse_args(arguments)
         return {"train": command_train, "evaluate": command_evaluate, "gamma": command_gamma,
                 "data": command_data, "aistudio": command_aistudio,
                 "doctor": command_doctor}[args.command](args) or 0
-    except (ValueError, OSError) as error:
+    except NamEduError as error:
         if hasattr(error, "signal"):  # asked to stop: not a failure of the program
             print(error, file=sys.stderr)
             return 128 + error.signal
-        # The package's own errors are ValueErrors that speak to a person.
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.strerror is None:  # not the system's words about a file, a disk or a network
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         if error.name != "paddle":

@@ -1,30 +1,29 @@
-"""What NAM is compared with: SE, CBAM, ECA and SimAM, two controls, and the registry of names.
+"""Lesson 3: what NAM is compared with (SE, CBAM, ECA, SimAM, constant gates, two variants of NAM),
+and the registry of names.
 
-Each module multiplies a map x of shape (N, C, H, W) by a gate between 0 and 1 and keeps its shape.
+Each module multiplies a map x of shape (N, C, H, W) by a gate between 0 and 1 and keeps its shape
+(`ChannelNAMGateOnly` alone returns the gate).
 Weights start as Paddle's own layers start. In `nam_edu.resnet` all of them stand where NAM stands,
 after the last batch norm of the residual branch, wherever their authors put them.
 """
 from __future__ import annotations
 
 import math
-from numbers import Integral
 from typing import Callable
 
 import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from .attention import NAM
+from .attention import NAM, ChannelNAM
+from .machinery.checks import whole_number
+from .machinery.convolution import gated
+from .machinery.errors import ArgumentError
 
 # Maps are averaged and searched for their maximum by adaptive pooling, not by x.mean and x.max: the
 # numbers are the same, the gradients are faster. Forward and backward of a (128, 256, 8, 8) map on
 # 2 cores of an AMD EPYC with Paddle 3.3.1: mean over pixels 27 ms, pooling 4 ms; max over pixels
 # 1650 ms, pooling 5 ms; max over channels 6200 ms, pooling 5 ms.
-
-
-def _check_channels(channels):
-    if not isinstance(channels, Integral) or isinstance(channels, bool) or channels < 1:
-        raise ValueError(f"channels must be a whole number of at least 1, not {channels!r}")
 
 
 class SE(nn.Layer):
@@ -38,7 +37,7 @@ class SE(nn.Layer):
         reduction: r; the hidden layer has C // r units.
 
     Raises:
-        ValueError: channels is not a positive whole number.
+        ArgumentError: channels is not a positive whole number.
 
     Deviations from the paper:
         - Both fully connected layers have biases, as in the authors' released Caffe models (where
@@ -48,7 +47,7 @@ class SE(nn.Layer):
 
     def __init__(self, channels, *, reduction=16):
         super().__init__()
-        _check_channels(channels)
+        channels = whole_number("channels", channels)
         hidden = max(1, channels // reduction)
         self.fc1 = nn.Linear(channels, hidden)
         self.fc2 = nn.Linear(hidden, channels)
@@ -68,7 +67,7 @@ class CBAMChannel(nn.Layer):
 
     def __init__(self, channels, *, reduction=16):
         super().__init__()
-        _check_channels(channels)
+        channels = whole_number("channels", channels)
         hidden = max(1, channels // reduction)
         self.mlp = nn.Sequential(
             nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
@@ -112,7 +111,7 @@ class CBAM(nn.Layer):
         reduction: r; the hidden layer of the shared MLP has C // r units.
 
     Raises:
-        ValueError: channels is not a positive whole number.
+        ArgumentError: channels is not a positive whole number.
 
     Deviations from the paper:
         - The MLP has biases, as in the authors' released code; equation (2) prints none.
@@ -152,7 +151,7 @@ class ECA(nn.Layer):
         channels: C; sets the size of the kernel and nothing else.
 
     Raises:
-        ValueError: channels is not a positive whole number.
+        ArgumentError: channels is not a positive whole number.
 
     Deviations: none from figure 3. The authors' released networks do not compute the size: it is
     set by hand.
@@ -160,7 +159,7 @@ class ECA(nn.Layer):
 
     def __init__(self, channels):
         super().__init__()
-        _check_channels(channels)
+        channels = whole_number("channels", channels)
         k = eca_kernel_size(channels)
         self.conv = nn.Conv1D(1, 1, k, padding=k // 2, bias_attr=False)
 
@@ -219,13 +218,45 @@ class ConstantGate(nn.Layer):
         return self.value * x
 
 
-# name -> f(channels, size), size = (H, W) of the map. "none" and "half" are the controls.
+class ChannelNAMTimesC(ChannelNAM):
+    """Channel attention with weights of mean 1: gate = sigmoid(C * W_gamma * BN(x)).
+
+    Shape: (N, C, H, W) -> (N, C, H, W). NAM's weights W sum to 1, so its logits are about 1/C and
+    its gate stays near 1/2; multiplied by C they are as large as a batch norm's output. Parameters
+    and arguments are those of `ChannelNAM`. Not in the paper.
+    """
+
+    def logits(self, x):
+        """C * W * BN(x), (N, C, H, W) -> (N, C, H, W)."""
+        return super().logits(x) * self.bn.weight.shape[0]
+
+    def forward(self, x):
+        return gated(x, self.logits(x))  # sigmoid(logits) * x
+
+
+class ChannelNAMGateOnly(ChannelNAM):
+    """Equation (2) as it is printed: the output is the gate, sigmoid(W_gamma * BN(x)), itself.
+
+    Shape: (N, C, H, W) -> (N, C, H, W), every value near 1/2. Parameters and arguments are those of
+    `ChannelNAM`, which multiplies the gate by x as the authors' code does.
+    """
+
+    def forward(self, x):
+        return F.sigmoid(self.logits(x))
+
+
+# name -> f(channels, size), size = (H, W) of the map; "none", "half" and "quarter" are controls.
 ATTENTIONS: dict[str, Callable[[int, tuple[int, int]], nn.Layer]] = {
     "none": lambda channels, size: nn.Identity(),
     "half": lambda channels, size: ConstantGate(0.5),
+    "quarter": lambda channels, size: ConstantGate(0.25),
     "nam": lambda channels, size: NAM(channels),
     "nam-detached": lambda channels, size: NAM(channels, detach_weights=True),
     "nam-spatial": lambda channels, size: NAM(channels, size),
+    # Named `channel`, so that their parameters have the names of NAM's.
+    "nam-times-c": lambda channels, size: nn.Sequential(("channel", ChannelNAMTimesC(channels))),
+    "nam-gate-only": lambda channels, size: nn.Sequential(
+        ("channel", ChannelNAMGateOnly(channels))),
     "se": lambda channels, size: SE(channels),
     "cbam": lambda channels, size: CBAM(channels),
     "eca": lambda channels, size: ECA(channels),
@@ -240,8 +271,8 @@ def build_attention(attention, channels, size) -> nn.Layer:
         attention: a name of `ATTENTIONS`, or a callable f(channels, size) -> paddle.nn.Layer.
 
     Raises:
-        ValueError: an unknown name.
-        TypeError: the callable returns something else than a paddle.nn.Layer, or `attention` is a
+        ArgumentError: an unknown name.
+        TypeError: the callable returns something other than a paddle.nn.Layer, or `attention` is a
             layer already (each block needs one of its own).
     """
     if isinstance(attention, nn.Layer):
@@ -256,7 +287,7 @@ def build_attention(attention, channels, size) -> nn.Layer:
                 f"{type(layer).__name__}")
         return layer
     if attention not in list(ATTENTIONS):
-        raise ValueError(
+        raise ArgumentError(
             f"unknown attention {attention!r}: choose one of {', '.join(ATTENTIONS)}, or give a "
             "callable f(channels, size) -> paddle.nn.Layer")
     return ATTENTIONS[attention](channels, size)

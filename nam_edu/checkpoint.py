@@ -1,5 +1,5 @@
-"""Weights and training states on disk: written whole or not at all, checked when read, and read
-without running any code that a file might bring along."""
+"""Lessons 4 to 6: weights and training states on disk. Files are written whole or not at all,
+checked when they are read, and read without running any code that they might bring along."""
 from __future__ import annotations
 
 import io
@@ -67,6 +67,8 @@ def read_arrays(path):
 
 
 def _parse_npy(data):
+    """The array of an .npy file's bytes. NumPy reads it, once its size is known to be that of the
+    bytes: NumPy would set aside whatever memory the header claims."""
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
@@ -74,15 +76,16 @@ def _parse_npy(data):
     read_header = (np.lib.format.read_array_header_1_0 if version == (1, 0)
                    else np.lib.format.read_array_header_2_0)
     try:
-        shape, fortran_order, dtype = read_header(stream)
+        shape, _, dtype = read_header(stream)
     except Exception as error:  # of many kinds: NumPy hands the header to Python's own parser
         raise ValueError(f"the header of an array cannot be parsed: {error}") from None
     if dtype.hasobject:
         raise ValueError("an array of Python objects, which could run code, is refused")
-    body = data[stream.tell():]
-    if math.prod(shape) * dtype.itemsize != len(body):
-        raise ValueError(f"an array of shape {shape} does not fit its {len(body)} bytes")
-    return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran_order else "C")
+    left = len(data) - stream.tell()
+    if math.prod(shape) * dtype.itemsize != left:
+        raise ValueError(f"an array of shape {shape} does not fit its {left} bytes")
+    stream.seek(0)
+    return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 # ----------------------------------------------------------------------------------- weights
@@ -150,7 +153,7 @@ def read_weights(path):
     return arrays, {}
 
 
-def _some(names, limit=3):
+def _first(names, limit=3):
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
@@ -196,11 +199,11 @@ def assign_all(network, arrays, source):
     missing, extra, shapes = differences(network, arrays)
     problems = []
     if shapes:
-        problems.append(f"other shapes (file for network): {_some(shapes)}")
+        problems.append(f"other shapes (file for network): {_first(shapes)}")
     if missing:
-        problems.append(f"not in the file: {_some(missing)}")
+        problems.append(f"not in the file: {_first(missing)}")
     if extra:
-        problems.append(f"not in the network: {_some(extra)}")
+        problems.append(f"not in the network: {_first(extra)}")
     if problems:
         raise CheckpointError(f"{source} belongs to another network; {'; '.join(problems)}")
     assign(network, arrays)

@@ -8,7 +8,7 @@ from pathlib import Path
 from . import checkpoint
 from .machinery.errors import TrainingError
 from .machinery.run_folder import newest_state, read_about
-from .recipes import RECIPES, Recipe, build_network
+from .recipes import RECIPES, Recipe, build_network, choose_attention, recipe_of
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class Run:
     per epoch (columns of log.csv; accuracies in per cent). gamma_history: for every NAM layer an
     array (epochs + 1, C), the first row from before training. network: with the weights of the
     last epoch. best: with those of the best epoch on the validation split (of the last epoch in a
-    run without one).
+    run without one). attention: the callable that the network was built with, where it is not in
+    the registry; without it network and best raise TrainingError.
     """
 
     folder: Path
@@ -27,6 +28,7 @@ class Run:
     log: list
     gamma_history: dict
     about: dict
+    attention: object = None
 
     @cached_property
     def network(self):
@@ -38,16 +40,18 @@ class Run:
         return self._load(*checkpoint.read_weights(path)) if path.exists() else self.network
 
     def _load(self, arrays, meta):
-        network = build_network(self.recipe)
+        network = build_network(self.recipe, self.attention)
         checkpoint.assign_all(network, checkpoint.weights_of(arrays), self.folder)
         network.eval()
         return network
 
 
-def open_run(folder):
+def open_run(folder, attention=None):
     """Open the folder of a run, finished or not, and return a `Run`.
 
-    Raises TrainingError where there is no run or nothing was saved yet.
+    attention: the callable of a run whose attention is not in the registry; log and gamma history
+    can be read without it. Raises TrainingError where there is no run, nothing was saved yet, or
+    the callable is not the one that the run was trained with.
     """
     folder = Path(folder)
     about = read_about(folder)
@@ -55,44 +59,50 @@ def open_run(folder):
     if state is None:
         raise TrainingError(f"the run in {folder} has not saved an epoch yet: continue it with "
                             "--resume (resume=True)")
+    recipe = recipe_of(about["recipe"])
+    if attention is not None:
+        choose_attention(recipe, attention)
     arrays, meta = state
     history = {name[len("gamma/"):]: a for name, a in arrays.items() if name.startswith("gamma/")}
-    return Run(folder, Recipe(**about["recipe"]), meta["log"], history, about)
+    return Run(folder, recipe, meta["log"], history, about, attention)
 
 
 def saved_recipe(folder):
     """The recipe of the run in a folder; raises TrainingError where there is none."""
-    return Recipe(**read_about(folder)["recipe"])
+    return recipe_of(read_about(folder)["recipe"])
 
 
-SHIPPED = Path(__file__).resolve().parent / "weights"  # of the runs that come with the package
+SHIPPED = Path(__file__).resolve().parent / "weights"  # the runs that come with the package
 
 
 def shipped(attention="nam"):
     """The `Run` that comes with the package: trained on CIFAR-100 by the recipe "shipped", with
-    "nam" or "none". Its weights are rounded to float16; how it was made stands in its folder."""
+    "nam" or "none". Its weights are rounded to float16; the README in its folder tells how it was
+    made.
+    """
     if not (SHIPPED / attention).is_dir():
         raise TrainingError(f"no run with attention {attention!r} comes with the package: there is "
                             f"{' and '.join(sorted(p.name for p in SHIPPED.glob('*')))}")
     return open_run(SHIPPED / attention)
 
 
-def load_network(path):
+def load_network(path, attention=None):
     """The network of a weights file and its recipe: (network, Recipe).
 
     "shipped" and "shipped-none" are those that come with the package (see `shipped`). An .npz of
     this package carries its recipe; any other file is taken for the original tutorial's
-    ResNet-50-NAM. Raises CheckpointError.
+    ResNet-50-NAM. attention: the callable of a network whose attention is not in the registry.
+    Raises CheckpointError, and TrainingError without that callable.
     """
     if path in ("shipped", "shipped-none"):
         run = shipped("none" if path == "shipped-none" else "nam")
         return run.network, run.recipe
     arrays, meta = checkpoint.read_weights(path)
     try:
-        recipe = Recipe(**meta["recipe"]) if "recipe" in meta else RECIPES["tutorial"]
-    except (TypeError, TrainingError) as error:
+        recipe = recipe_of(meta["recipe"]) if "recipe" in meta else RECIPES["tutorial"]
+    except (TypeError, ValueError) as error:
         raise checkpoint.CheckpointError(f"{path}: its recipe cannot be used: {error}") from None
-    network = build_network(recipe)
+    network = build_network(recipe, attention)
     checkpoint.assign_all(network, arrays, path)
     network.eval()
     return network, recipe

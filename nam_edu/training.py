@@ -1,4 +1,5 @@
-"""Lesson 4: the loss, equation (4), and `fit`: a network trained, recorded and resumable."""
+"""Lesson 4: one step of training, the loss of equation (4), and `fit`, which trains a network,
+records it and can resume."""
 from __future__ import annotations
 
 import contextlib
@@ -17,17 +18,53 @@ import paddle.nn.functional as F
 
 from .attention import nam_layers, sparsity_penalty
 from .augmentation import Augmentation
+from .baselines import ATTENTIONS
 from .data import Archive, Batches, channel_statistics, load_data
-from .machinery.errors import Stopped, TrainingError
+from .machinery.errors import Stopped, TrainingError, shell_command
 from .machinery.files import write_text
 from .machinery.recorder import Progress, Recorder, signals_go_to
 from .machinery.run_folder import locked, machine, newest_state, prepare_folder, versions
-from .recipes import RECIPES, Recipe, build_network, change, learning_rate, recipe
+from .recipes import (RECIPES, Recipe, build_network, change, choose_attention, learning_rate,
+                      own_name, random_numbers_kept, recipe)
 from .runs import Run, load_network, open_run, saved_recipe, shipped
 
 __all__ = ["Batches", "CrossEntropyWithPenalty", "RECIPES", "Recipe", "Run", "Stopped",
-           "TrainingError", "build_network", "change", "fit", "learning_rate", "load_data",
-           "load_network", "open_run", "recipe", "saved_recipe", "shipped"]
+           "TrainingError", "build_network", "build_optimizer", "change", "fit", "learning_rate",
+           "load_data", "load_network", "open_run", "recipe", "saved_recipe", "shipped",
+           "train_step"]
+
+
+def train_step(network, optimizer, images, labels, penalty=0.0):
+    """One step of training: forward, loss, backward, update. Returns the loss of equation (4).
+
+    images: (N, 3, H, W), normalised. labels: (N, 1), whole numbers. penalty: p. The network must be
+    in training mode. `fit` does the same through `paddle.Model`.
+    """
+    logits = network(images)  # (N, 3, H, W) -> (N, classes)
+    loss = F.cross_entropy(logits, labels)
+    if penalty:
+        loss = loss + penalty * sparsity_penalty(network)
+    loss.backward()  # the gradient of every parameter
+    optimizer.step()  # a step against it
+    optimizer.clear_grad()
+    return loss
+
+
+def build_optimizer(recipe, network, steps_per_epoch):
+    """Momentum with the learning rate and the weight decay of a recipe.
+
+    `optimizer._learning_rate.step()` moves the rate on after each step; `paddle.Model` does that by
+    itself. NAM's own scale factors decay by weight_decay * gamma_decay.
+    """
+    if recipe.gamma_decay != 1:
+        for _, layer in nam_layers(network):
+            layer.bn.weight.regularizer = paddle.regularizer.L2Decay(
+                recipe.weight_decay * recipe.gamma_decay)
+    schedule = paddle.optimizer.lr.LambdaDecay(
+        1.0, lambda step: learning_rate(recipe, step, steps_per_epoch))
+    return paddle.optimizer.Momentum(
+        schedule, recipe.momentum, parameters=network.parameters(),
+        use_nesterov=recipe.nesterov, weight_decay=recipe.weight_decay or None)
 
 
 class CrossEntropyWithPenalty(nn.Layer):
@@ -49,7 +86,7 @@ class CrossEntropyWithPenalty(nn.Layer):
 
 
 def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, progress=True,
-        callbacks=()):
+        callbacks=(), attention=None):
     """Train the network of a recipe, and return the `Run`.
 
     Args:
@@ -62,6 +99,11 @@ def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, prog
         overwrite: replace the run in that folder.
         progress: show a progress bar and a line per epoch.
         callbacks: further `paddle.callbacks.Callback`s; `self.model.network` is the network.
+        attention: an attention of your own, a callable f(channels, size) that returns a new
+            `paddle.nn.Layer` for maps of `channels` channels and size = (H, W). It takes the place
+            of recipe.attention, which becomes "own: " and the callable's qualified name. Nothing
+            but that name is saved: hand the callable over again to resume, or to open the network
+            (`open_run(folder, attention=f)`).
 
     Ctrl-C and SIGTERM end it after the step that it is in: its state is saved, and it goes on from
     there. A second Ctrl-C ends it at once.
@@ -69,6 +111,11 @@ def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, prog
     Raises TrainingError (see the message; `Stopped` after Ctrl-C or SIGTERM), ArchiveError for the
     data.
     """
+    if attention is not None:
+        name = own_name(attention)
+        if recipe.attention in ATTENTIONS:
+            recipe = change(recipe, attention=name)
+    choose_attention(recipe, attention)
     if isinstance(data, Archive):
         archive, recipe = data, change(recipe, data="given")
     else:
@@ -90,7 +137,7 @@ def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, prog
     fingerprint = zlib.crc32(train.fine.tobytes(), zlib.crc32(np.ascontiguousarray(train.images)))
     with locked(folder) if rank == 0 else contextlib.nullcontext():
         if rank == 0 and not prepare_folder(folder, recipe, fingerprint, resume, overwrite):
-            about = {"recipe": dataclasses.asdict(recipe), "command": " ".join(sys.argv),
+            about = {"recipe": dataclasses.asdict(recipe), "command": shell_command(*sys.argv),
                      "data": {"crc32": fingerprint, "train": len(train),
                               evaluated_on: len(evaluated)},
                      "versions": versions(), "machine": machine(),
@@ -99,13 +146,14 @@ def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, prog
 
         if ranks > 1:
             paddle.distributed.barrier()  # until the first has prepared the folder
-        # Parameters and optimizer states are named by counters: start them anew, so that a saved
-        # state finds its place however many networks this process built before.
-        with paddle.utils.unique_name.guard():
-            _train(recipe, folder, train, evaluated, evaluated_on, progress, callbacks, share)
+        # Parameters and optimizer states are named by counters: restart the counters, so that a
+        # saved state finds its place however many networks this process built before.
+        with paddle.utils.unique_name.guard(), random_numbers_kept():
+            _train(recipe, attention, folder, train, evaluated, evaluated_on, progress, callbacks,
+                   share)
         if ranks > 1:
             paddle.distributed.barrier()  # until the first has saved everything
-    return open_run(folder)
+    return open_run(folder, attention)
 
 
 def _share():
@@ -118,6 +166,7 @@ def _cut(archive, recipe):
     """(training images, images to evaluate after each epoch, what these are)."""
     rows = np.arange(len(archive.train))
     if recipe.validation or recipe.train_images:
+        # 100: the stream of random numbers; none that `Batches` or `Recorder` draws from.
         rows = np.random.default_rng([recipe.seed, 100]).permutation(rows)
     held_out, rows = rows[:recipe.validation], rows[recipe.validation:]
     if recipe.train_images:
@@ -132,23 +181,21 @@ def _cut(archive, recipe):
     return train, archive.test, "test"
 
 
-def _train(recipe, folder, train, evaluated, evaluated_on, progress, more_callbacks, share):
-    network = build_network(recipe)
-    if not recipe.decay_gamma:
-        for _, layer in nam_layers(network):
-            layer.bn.weight.regularizer = paddle.regularizer.L2Decay(0.0)
+def _train(recipe, attention, folder, train, evaluated, evaluated_on, progress, more_callbacks,
+           share):
+    network = build_network(recipe, attention)
     augmentation = Augmentation(recipe.crop_padding, recipe.brightness, recipe.contrast,
                                 recipe.flip, recipe.rotation)
     batches = Batches(train, recipe.batch_size, network.normalization, augmentation, recipe.seed,
                       share)
     evaluation_batches = Batches(evaluated, max(recipe.batch_size, 256), network.normalization)
-    schedule = paddle.optimizer.lr.LambdaDecay(
-        1.0, lambda step: learning_rate(recipe, step, len(batches)))
-    optimizer = paddle.optimizer.Momentum(
-        schedule, recipe.momentum, parameters=network.parameters(),
-        use_nesterov=recipe.nesterov, weight_decay=recipe.weight_decay or None)
+    optimizer = build_optimizer(recipe, network, len(batches))
+    on_gpu = paddle.device.get_device().startswith("gpu")
+    if recipe.amp and not on_gpu:
+        print("mixed precision (amp) needs a GPU: this run computes in float32", file=sys.stderr)
+    scaler = paddle.amp.GradScaler() if recipe.amp and on_gpu else None
 
-    recorder = Recorder(recipe, folder, network, optimizer, batches, evaluated_on, share)
+    recorder = Recorder(recipe, folder, network, optimizer, batches, evaluated_on, share, scaler)
     state = newest_state(folder)
     if state is not None:
         recorder.restore(*state)
@@ -158,13 +205,12 @@ def _train(recipe, folder, train, evaluated, evaluated_on, progress, more_callba
         print(f"going on after epoch {recorder.epoch} of {recipe.epochs}"
               + (f", step {recorder.step} of {len(batches)}" if recorder.step else ""))
 
-    on_gpu = paddle.device.get_device().startswith("gpu")
-    if recipe.amp and not on_gpu:
-        print("mixed precision (amp) needs a GPU: this run computes in float32", file=sys.stderr)
     model = paddle.Model(network)
     model.prepare(optimizer, CrossEntropyWithPenalty(network, recipe.penalty),
                   paddle.metric.Accuracy(topk=(1, 5)),
-                  amp_configs="O1" if recipe.amp and on_gpu else None)
+                  amp_configs="O1" if scaler is not None else None)
+    if scaler is not None:
+        model._scaler = scaler  # or it would make its own, which a resumed run could not restore
     own = [recorder] + ([Progress(recorder)] if progress else [])
     # Paddle adds a callback that steps the learning rate after every batch.
     try:

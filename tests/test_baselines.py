@@ -4,7 +4,7 @@ import paddle
 import paddle.nn as nn
 import pytest
 
-from nam_edu.attention import NAM
+from nam_edu.attention import NAM, nam_layers, sparsity_penalty
 from nam_edu.baselines import (
     ATTENTIONS,
     CBAM,
@@ -12,13 +12,16 @@ from nam_edu.baselines import (
     SE,
     CBAMChannel,
     CBAMSpatial,
+    ChannelNAMGateOnly,
+    ChannelNAMTimesC,
     ConstantGate,
     SimAM,
     build_attention,
     eca_kernel_size,
 )
 
-NAMES = ["none", "half", "nam", "nam-detached", "nam-spatial", "se", "cbam", "eca", "simam"]
+NAMES = ["none", "half", "quarter", "nam", "nam-detached", "nam-spatial", "nam-times-c",
+         "nam-gate-only", "se", "cbam", "eca", "simam"]
 
 # Square, oblong both ways, and maps of one pixel.
 SHAPES = [(3, 4, 5, 5), (2, 4, 1, 6), (2, 16, 3, 7), (3, 16, 1, 1), (2, 64, 4, 2), (2, 64, 1, 1),
@@ -203,7 +206,7 @@ def test_simam_lambda():
                                rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name, gate", [("none", 1.0), ("half", 0.5)])
+@pytest.mark.parametrize("name, gate", [("none", 1.0), ("half", 0.5), ("quarter", 0.25)])
 def test_controls_are_exact(name, gate):
     x = paddle.randn([2, 4, 3, 5])
     x.stop_gradient = False
@@ -213,6 +216,60 @@ def test_controls_are_exact(name, gate):
     np.testing.assert_array_equal(y.numpy(), np.float32(gate) * x.numpy())
     np.testing.assert_array_equal(x.grad.numpy(), np.full(x.shape, gate, "float32"))
     assert count(module) == 0
+
+
+# Variants of NAM. The oracle takes the whole batch, (N, C, H, W), whose statistics it uses.
+
+def nam_variant(name, x, gamma, beta):
+    mean = x.mean((0, 2, 3), keepdims=True)
+    x_hat = (x - mean) / np.sqrt(((x - mean) ** 2).mean((0, 2, 3), keepdims=True) + 1e-5)
+    bn = gamma[:, None, None] * x_hat + beta[:, None, None]
+    w = np.abs(gamma) / np.abs(gamma).sum()
+    if name == "nam-times-c":
+        return sigmoid(len(gamma) * w[:, None, None] * bn) * x
+    return sigmoid(w[:, None, None] * bn)
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 5), (2, 16, 3, 7), (4, 3, 1, 1)], ids=str)
+@pytest.mark.parametrize("name", ["nam-times-c", "nam-gate-only"])
+def test_variants_of_nam_in_float64(name, shape, double):
+    rng = np.random.default_rng(sum(shape))
+    values = {"x": rng.normal(0.3, 1.5, shape), "gamma": rng.normal(1, 0.5, shape[1]),
+              "beta": rng.normal(0, 0.3, shape[1])}
+    coef = rng.normal(0, 1, shape)
+    module = build_attention(name, shape[1], shape[2:])
+    bn = module.channel.bn
+    bn.weight.set_value(values["gamma"])
+    bn.bias.set_value(values["beta"])
+    x = paddle.to_tensor(values["x"], stop_gradient=False)
+    y = module(x)
+    np.testing.assert_allclose(y.numpy(), nam_variant(name, **values), rtol=1e-9, atol=1e-9)
+    (y * paddle.to_tensor(coef)).sum().backward()
+
+    step = 1e-6
+    for key, gradient in (("x", x.grad), ("gamma", bn.weight.grad), ("beta", bn.bias.grad)):
+        array = values[key]
+        for flat in rng.permutation(array.size)[:12]:
+            place = np.unravel_index(flat, array.shape)
+            value, losses = array[place], []
+            for moved in (value + step, value - step):
+                array[place] = moved
+                losses.append((coef * nam_variant(name, **values)).sum())
+            array[place] = value
+            np.testing.assert_allclose(gradient.numpy()[place],
+                                       (losses[0] - losses[1]) / (2 * step), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nam-times-c", "nam-gate-only"])
+def test_variants_of_nam_are_found_as_nam_is(name):
+    """By gamma history and penalty, under NAM's names, with NAM's first numbers."""
+    variant, nam = build_attention(name, 16, (3, 5)), build_attention("nam", 16, (3, 5))
+    assert list(variant.state_dict()) == list(nam.state_dict())
+    assert [found for found, _ in nam_layers(variant)] == ["channel"]
+    assert float(sparsity_penalty(variant)) == 16
+    with pytest.raises(TypeError, match="was replaced by"):
+        variant.channel.bn = nn.BatchNorm2D(16)
+        variant(paddle.randn([2, 16, 3, 5]))
 
 
 def test_constant_gate_of_another_value():
@@ -226,11 +283,15 @@ def test_registry_names_and_order():
 
 def test_registry_builds_what_the_names_say():
     built = {name: build_attention(name, 16, (3, 5)) for name in NAMES}
-    kinds = {"none": nn.Identity, "half": ConstantGate, "nam": NAM, "nam-detached": NAM,
-             "nam-spatial": NAM, "se": SE, "cbam": CBAM, "eca": ECA, "simam": SimAM}
+    kinds = {"none": nn.Identity, "half": ConstantGate, "quarter": ConstantGate, "nam": NAM,
+             "nam-detached": NAM, "nam-spatial": NAM, "nam-times-c": nn.Sequential,
+             "nam-gate-only": nn.Sequential, "se": SE, "cbam": CBAM, "eca": ECA, "simam": SimAM}
     assert {name: type(layer) for name, layer in built.items()} == kinds
-    assert built["half"].value == 0.5
-    assert [built[name].channel.bn.detach_weights for name in NAMES[2:5]] == [False, True, False]
+    assert (built["half"].value, built["quarter"].value) == (0.5, 0.25)
+    assert [built[name].channel.bn.detach_weights for name in NAMES[3:8]] == [
+        False, True, False, False, False]
+    assert type(built["nam-times-c"].channel) is ChannelNAMTimesC
+    assert type(built["nam-gate-only"].channel) is ChannelNAMGateOnly
     assert built["nam"].spatial is None and built["nam-detached"].spatial is None
     assert built["nam-spatial"].spatial.size == (3, 5)
     assert build_attention("se", 16, (3, 5)) is not build_attention("se", 16, (3, 5))
@@ -259,7 +320,7 @@ def test_unknown_name_lists_the_choices(attention):
     with pytest.raises(ValueError) as error:
         build_attention(attention, 16, (3, 5))
     assert str(error.value).startswith(f"unknown attention {attention!r}: choose one of "
-                                       "none, half, nam, nam-detached, nam-spatial, se, cbam, ")
+                                       "none, half, quarter, nam, nam-detached, nam-spatial, ")
     assert error.value.__context__ is None  # one error, not a chain
 
 

@@ -1,13 +1,14 @@
 """The command line as a user meets it: exit codes, one clear sentence, no traceback."""
 import json
 import os
+import shlex
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from nam_edu.__main__ import RECIPE_HELP, main
+from nam_edu.__main__ import main, parser, recipe_options
 from nam_edu.checkpoint import save_weights
 from nam_edu.data import write_archive
 from nam_edu.resnet import resnet18
@@ -48,7 +49,8 @@ def test_train_evaluate_gamma(data, tmp_path, capsys):
 
 
 def test_every_field_of_a_recipe_has_an_option():
-    assert set(RECIPE_HELP) | {"name", "data"} == set(Recipe.__dataclass_fields__)
+    options = {name[2:].replace("-", "_") for name, _ in recipe_options()}
+    assert options | {"name", "data"} == set(Recipe.__dataclass_fields__)
 
 
 def one_sentence(arguments, capsys):
@@ -66,6 +68,10 @@ def one_sentence(arguments, capsys):
     (["train", "--depth", "20"], "unknown depth 20"),
     (["train", "--stem", "vgg"], "unknown stem 'vgg'"),
     (["train", "--epochs", "0"], "epochs must be a whole number"),
+    (["train", "--seed", "-1"], "seed must be a whole number of 0 to 4294967295, not -1"),
+    (["train", "--seed", "4294967296"], "seed must be a whole number"),
+    (["train", "--attention", "own: Mine"], "Mine, is not in the registry: go on in Python"),
+    (["data", "make-shapes100", "--seed", "-1"], "seed must be a whole number of at least 0"),
     (["evaluate", "nowhere"], "there is no run in nowhere"),
     (["evaluate"], "give the folder of a run"),
     (["evaluate", "--weights", "nowhere.npz"], "there is no weights file nowhere.npz"),
@@ -76,6 +82,55 @@ def test_wrong_arguments(arguments, message, tmp_path, monkeypatch, capsys):
     code, error = one_sentence(arguments, capsys)
     assert code == 1 and message in error
     assert os.listdir(tmp_path) == []
+
+
+def test_options_are_made_from_the_fields(tmp_path, capsys):
+    options = dict(recipe_options())
+    assert options["--depth"]["help"] == "layers: 18, 34, 50, 101 or 152"
+    assert "nam-times-c" in options["--attention"]["help"]
+    args = parser(options.items()).parse_args(
+        ["train", "--no-flip", "--milestones", "3", "5", "--std", ".1", ".2", ".3", "--depth", "34",
+         "--gamma-decay", "0.5", "--stem", "cifar"])
+    assert (args.flip, args.milestones, args.std, args.depth, args.gamma_decay, args.stem) == (
+        False, [3, 5], [.1, .2, .3], 34, 0.5, "cifar")
+    assert args.nesterov is args.mean is args.epochs is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="reads the commands as a POSIX shell does")
+def test_printed_commands_can_be_copied(data, tmp_path, capsys):
+    """Of a folder whose name a shell would take apart."""
+    out = str(tmp_path / "my first run; it's $HOME")
+    assert main(["train", *TINY, "--data", data, "--out", out]) == 0
+    printed = capsys.readouterr().out
+    command = printed[printed.index("evaluate it:"):].splitlines()[0].split(":", 1)[1]
+    assert shlex.split(command) == ["python", "-m", "nam_edu", "evaluate", out]
+    command = printed[printed.index("see its curves:"):].split(":", 1)[1]
+    assert shlex.split(command)[-1] == os.path.join(out, "visualdl")
+    _, error = one_sentence(["gamma", out + "/nowhere"], capsys)
+    assert shlex.split(error.split("one with: ")[1])[-2:] == ["--out", out + "/nowhere"]
+
+
+def test_an_error_of_another_library_keeps_its_traceback(data, tmp_path, monkeypatch):
+    """A ValueError of Paddle's says nothing to a person, and its place is needed to mend it."""
+    from nam_edu import evaluation
+
+    out = str(tmp_path / "run")
+    assert main(["train", *TINY, "--data", data, "--out", out]) == 0
+    for error in (ValueError("(InvalidArgument) dims"), OSError("no number, no name")):
+        def fail(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(evaluation, "evaluate", fail)
+        with pytest.raises(type(error)) as raised:
+            main(["evaluate", out])
+        assert raised.value is error
+
+
+def test_an_error_of_the_system_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    _, error = one_sentence(["data", "make-shapes100", "--out", str(tmp_path / "file" / "x")],
+                            capsys)
+    assert "file" in error and "Errno" not in error
 
 
 def test_a_batch_above_the_data_set(data, tmp_path, capsys):

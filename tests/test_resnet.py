@@ -88,7 +88,7 @@ def test_width_classes_grey_images_and_stems():
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"attention": "nham"}, "none, half, nam"),
+    ({"attention": "nham"}, "none, half, quarter, nam"),
     ({"stem": "vgg"}, "imagenet, cifar"),
     ({"width": 0}, "width must be a whole number of at least 1"),
     ({"num_classes": 2.5}, "num_classes"),

@@ -3,6 +3,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,8 +17,13 @@ from nam_edu import checkpoint
 from nam_edu.attention import nam_layers
 from nam_edu.augmentation import Augmentation
 from nam_edu.data import Archive, ArchiveError, write_archive
+from nam_edu.machinery.checks import checked
+from nam_edu.machinery.recorder import Recorder
+from nam_edu.recipes import recipe_of
+from nam_edu.resnet import resnet
 from nam_edu.training import (RECIPES, Batches, CrossEntropyWithPenalty, Recipe, Stopped,
-                              TrainingError, build_network, fit, learning_rate, open_run, recipe)
+                              TrainingError, build_network, build_optimizer, fit, learning_rate,
+                              load_network, open_run, recipe, saved_recipe, train_step)
 
 TINY = recipe("ci", width=4, epochs=2, batch_size=64, train_images=256, validation=64)
 
@@ -55,7 +61,7 @@ def test_the_settings_of_the_authors_script():
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"attention": "senet"}, "unknown attention 'senet': choose one of none, half, nam"),
+    ({"attention": "senet"}, "unknown attention 'senet': choose one of none, half, quarter, nam"),
     ({"depth": 20}, "unknown depth 20: choose one of 18, 34"),
     ({"stem": "vgg"}, "unknown stem 'vgg': choose one of imagenet, cifar"),
     ({"schedule": "linear"}, "unknown schedule"),
@@ -64,10 +70,69 @@ def test_the_settings_of_the_authors_script():
     ({"batch_size": 2.5}, "batch_size must be a whole number"),
     ({"std": (0.2, 0.2, 0)}, "std must be three numbers"),
     ({"speed": 3}, "no field 'speed'"),
+    ({"flip": "no"}, "flip must be True or False, not 'no'"),
+    ({"nesterov": 1}, "nesterov must be True or False, not 1"),
+    ({"amp": None}, "amp must be True or False"),
+    ({"gamma_decay": True}, "gamma_decay must be a number of at least 0, not True"),
+    ({"gamma_decay": -1}, "gamma_decay must be a number of at least 0"),
+    ({"last_gamma": "0"}, "last_gamma must be a number"),
+    ({"learning_rate": 10**400}, "learning_rate must be a number"),
+    ({"penalty": np.bool_(True)}, "penalty must be a number"),
+    ({"milestones": ("a",)}, "each of milestones must be a whole number of at least 0, not 'a'"),
+    ({"milestones": "12"}, "milestones must be a list of whole numbers, not '12'"),
+    ({"milestones": 3}, "milestones must be a list of whole numbers, not 3"),
+    ({"milestones": None}, "milestones must be a list"),
+    ({"mean": 0.5}, "mean must be three numbers, one per colour, not 0.5"),
+    ({"mean": ("0", "1", "2")}, "mean must be three numbers"),
+    ({"std": (0.2, True, 0.2)}, "std must be three numbers above 0"),
+    ({"std": {0.1, 0.2, 0.3}}, "std must be three numbers"),
+    ({"seed": True}, "seed must be a whole number of 0 to 4294967295, not True"),
+    ({"seed": 2**32}, "seed must be a whole number"),
+    ({"depth": 18.0}, "unknown depth 18.0"),
+    ({"depth": [18]}, r"unknown depth \[18\]"),
+    ({"stem": None}, "unknown stem None"),
+    ({"attention": ["nam"]}, r"unknown attention \['nam'\]"),
+    ({"data": None}, "data must be a text"),
+    ({"decay_gamma": 3}, "decay_gamma must be True or False, not 3"),
 ])
 def test_wrong_recipes(changes, message):
     with pytest.raises(TrainingError, match=message):
         recipe("quick", **changes)
+
+
+def test_numbers_of_numpy_become_pythons():
+    changed = recipe("quick", epochs=np.int64(3), depth=np.int32(34), penalty=np.float32(0.5),
+                     flip=np.bool_(False), milestones=np.array([1, 2]), mean=np.full(3, 0.5))
+    assert changed == recipe("quick", epochs=3, depth=34, penalty=0.5, flip=False,
+                             milestones=(1, 2), mean=(0.5, 0.5, 0.5))
+    assert recipe_of(json.loads(json.dumps(dataclasses.asdict(changed)))) == changed
+
+
+def test_every_field_has_a_kind_and_a_default_that_passes():
+    for field in dataclasses.fields(Recipe):
+        assert field.metadata["kind"] and (field.metadata["help"] or field.name == "name")
+        if field.default is not dataclasses.MISSING:
+            assert checked(field, field.default) == field.default
+
+
+@pytest.mark.parametrize("old, new", [(True, 1.0), (False, 0.0)])
+def test_recipes_of_version_0_1_0_can_be_read(run, small_archive, tmp_path, old, new):
+    """Their decay_gamma, a switch, is gamma_decay now; last_gamma was not there."""
+    shutil.copytree(run.folder, tmp_path / "old")
+    about = json.loads((tmp_path / "old" / "run.json").read_text())
+    del about["recipe"]["gamma_decay"], about["recipe"]["last_gamma"]
+    about["recipe"]["decay_gamma"] = old
+    (tmp_path / "old" / "run.json").write_text(json.dumps(about))
+    opened = open_run(tmp_path / "old")
+    assert (opened.recipe.gamma_decay, opened.recipe.last_gamma) == (new, 1.0)
+    assert saved_recipe(tmp_path / "old") == opened.recipe
+    assert recipe("quick", decay_gamma=old) == recipe("quick", gamma_decay=new)
+    again = fit(dataclasses.replace(run.recipe, gamma_decay=new), small_archive, tmp_path / "old",
+                resume=True, progress=False)
+    assert again.log == run.log
+    arrays = checkpoint.state_arrays(run.network)
+    checkpoint.write_arrays(tmp_path / "w.npz", arrays, {"recipe": about["recipe"]})
+    assert load_network(tmp_path / "w.npz")[1] == opened.recipe
 
 
 def test_an_unknown_recipe():
@@ -142,6 +207,125 @@ def test_the_loss_is_cross_entropy_plus_the_penalty():
     assert float(terms[0]) == pytest.approx(-np.log(softmax[np.arange(6), labels]).mean(), 1e-5)
     gammas = sum(layer.bn.weight.shape[0] for _, layer in nam_layers(network))
     assert float(terms[1]) == pytest.approx(0.01 * gammas, 1e-5)  # every gamma starts at 1
+
+
+@pytest.mark.parametrize("gamma_decay", [1.0, 0.25, 3.0, 0.0])
+def test_weight_decay_by_hand(gamma_decay):
+    """Two steps of Momentum with Nesterov, in float64 NumPy; gamma decays by its own factor."""
+    r = dataclasses.replace(TINY, weight_decay=0.1, gamma_decay=gamma_decay, learning_rate=0.5,
+                            schedule="constant")
+    network = build_network(r)
+    optimizer = build_optimizer(r, network, 4)
+    gamma = dict(nam_layers(network))["layer1.0.attention.channel"].bn.weight
+    decays = {gamma: 0.1 * gamma_decay, network.conv1.weight: 0.1}
+    expected = {p: [p.numpy().astype("float64"), 0.0] for p in decays}
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        coefs = {p: rng.normal(size=p.shape).astype("float32") for p in decays}
+        sum((p * paddle.to_tensor(coefs[p])).sum() for p in decays).backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        for p, decay in decays.items():
+            value, velocity = expected[p]
+            gradient = coefs[p] + decay * value
+            velocity = 0.9 * velocity + gradient
+            expected[p] = [value - 0.5 * (gradient + 0.9 * velocity), velocity]
+    for p, (value, _) in expected.items():
+        np.testing.assert_allclose(p.numpy(), value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("depth, last", [(18, "bn2"), (50, "bn3")])
+def test_where_the_last_batch_norms_start(depth, last):
+    """Nothing else changes: the weights that are drawn are the same."""
+    usual = build_network(dataclasses.replace(TINY, depth=depth)).state_dict()
+    network = build_network(dataclasses.replace(TINY, depth=depth, last_gamma=0.2))
+    changed = 0
+    for name, value in network.state_dict().items():
+        if name.startswith("layer") and name.endswith(f".{last}.weight"):
+            changed += 1
+            np.testing.assert_array_equal(value.numpy(), np.full(value.shape, 0.2, "float32"))
+        else:
+            np.testing.assert_array_equal(value.numpy(), usual[name].numpy(), err_msg=name)
+    assert changed == {18: 8, 50: 16}[depth]
+
+
+def test_building_a_network_leaves_the_random_numbers_alone():
+    """Its weights are those of its seed all the same."""
+    paddle.seed(5)
+    expected = [paddle.randn([3]).numpy() for _ in range(2)]
+    paddle.seed(5)
+    first = paddle.randn([3]).numpy()
+    one, other = build_network(TINY), build_network(TINY)
+    np.testing.assert_array_equal([first, paddle.randn([3]).numpy()], expected)
+    np.testing.assert_array_equal(one.conv1.weight.numpy(), other.conv1.weight.numpy())
+    paddle.seed(TINY.seed)
+    drawn = resnet(18, width=4)
+    np.testing.assert_array_equal(one.conv1.weight.numpy(), drawn.conv1.weight.numpy())
+
+
+def test_opening_and_training_leave_the_random_numbers_alone(run, small_archive, tmp_path):
+    paddle.seed(5)
+    expected = paddle.randn([3]).numpy()
+    for use in (lambda: open_run(run.folder).network, lambda: open_run(run.folder).best,
+                lambda: fit(TINY, small_archive, tmp_path / "run", progress=False)):
+        paddle.seed(5)
+        use()
+        np.testing.assert_array_equal(paddle.randn([3]).numpy(), expected)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 1e-2])
+def test_train_step_does_what_fit_does(small_archive, tmp_path, penalty):
+    """One epoch of it, written out, against the first epoch of `fit`."""
+    r = dataclasses.replace(TINY, epochs=1, penalty=penalty, gamma_decay=0.5, warmup_steps=2,
+                            validation=0, train_images=0)
+    run = fit(r, small_archive, tmp_path / "run", progress=False)
+    r = run.recipe
+    network = build_network(r)
+    batches = Batches(small_archive.train, r.batch_size, network.normalization,
+                      Augmentation(r.crop_padding, flip=r.flip), r.seed)
+    optimizer = build_optimizer(r, network, len(batches))
+    losses = []
+    for images, labels in batches:
+        loss = train_step(network, optimizer, paddle.to_tensor(images), paddle.to_tensor(labels),
+                          penalty)
+        optimizer._learning_rate.step()
+        losses.append(float(loss))
+    for name, value in weights(network).items():
+        np.testing.assert_allclose(value, weights(run.network)[name], rtol=1e-4, atol=1e-5,
+                                   err_msg=name)
+    assert np.mean(losses) == pytest.approx(run.log[0]["loss"], rel=1e-5)
+
+
+def test_the_loss_scaler_is_saved_and_restored(small_archive, tmp_path):
+    """Mixed precision itself needs a GPU; its scaler's state can be set and read without one."""
+    def scaler():
+        made = paddle.amp.GradScaler(enable=False)
+        made._enable = True
+        made.load_state_dict({
+            "scale": np.array([65536.0], "float32"), "incr_ratio": 2.0, "decr_ratio": 0.5,
+            "incr_every_n_steps": 2000, "decr_every_n_nan_or_inf": 1, "incr_count": 0,
+            "decr_count": 0, "use_dynamic_loss_scaling": True})
+        return made
+
+    def recorder(scaler):
+        network = build_network(TINY)
+        optimizer = build_optimizer(TINY, network, 4)
+        network(paddle.randn([2, 3, 32, 32])).sum().backward()
+        optimizer.step()
+        return Recorder(TINY, tmp_path, network, optimizer, [None] * 4, "validation",
+                        scaler=scaler)
+
+    used = scaler()
+    used.load_state_dict({**used.state_dict(), "scale": np.array([2.0**13], "float32"),
+                          "incr_count": 1234})
+    with paddle.utils.unique_name.guard():
+        recorder(used).save()
+    fresh = scaler()
+    with paddle.utils.unique_name.guard():
+        recorder(fresh).restore(*checkpoint.read_arrays(tmp_path / "last.npz"))
+    assert {k: np.ravel(v).tolist() for k, v in fresh.state_dict().items()} \
+        == {k: np.ravel(v).tolist() for k, v in used.state_dict().items()}
+    assert fresh.state_dict()["incr_count"] == 1234 and fresh.state_dict()["scale"] == [2.0**13]
 
 
 # ------------------------------------------------------------------------------------- runs
@@ -297,6 +481,58 @@ def test_another_run_is_not_destroyed(run, small_archive, tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("leftover", [".run.json.k2j_9xqa", ".last.npz.abcdefgh", "lock",
+                                      "visualdl"])
+def test_what_a_kill_left_before_the_run_was_there(small_archive, tmp_path, leftover):
+    if leftover == "visualdl":  # `overwrite` had removed its files
+        (tmp_path / leftover).mkdir()
+    else:
+        (tmp_path / leftover).write_text('{"recipe": {"na')
+    for more in ({}, {"resume": True}):
+        fit(dataclasses.replace(TINY, epochs=1), small_archive, tmp_path, progress=False, **more)
+        assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_what_kills_left_in_a_run(small_archive, tmp_path):
+    """Half-written states do not pile up."""
+    r = dataclasses.replace(TINY, epochs=1)
+    fit(r, small_archive, tmp_path, progress=False)
+    for name in (".new.npz.k2j_9xqa", ".best.npz.12345678", ".log.csv.abcdefgh", ".my-notes.txt"):
+        (tmp_path / name).write_bytes(b"PK")
+    fit(r, small_archive, tmp_path, progress=False, resume=True)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == [".my-notes.txt"]
+
+
+@pytest.mark.parametrize("name", [".run.json", ".run.json.abcdefgh/x", ".run.json.bak",
+                                   "run.json.bak", ".notes.abcdefgh"])
+def test_files_of_others_are_no_leftovers(small_archive, tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("years of work")
+    with pytest.raises(TrainingError, match="not empty and holds no run"):
+        fit(TINY, small_archive, tmp_path, progress=False)
+    assert (tmp_path / name).read_text() == "years of work"
+
+
+def test_overwriting_that_is_killed_can_be_done_again(small_archive, tmp_path, monkeypatch):
+    r = dataclasses.replace(TINY, epochs=1)
+    fit(r, small_archive, tmp_path / "run", progress=False)
+    unlink, removed = type(tmp_path).unlink, 0
+
+    def kill(path, *args, **kwargs):
+        nonlocal removed
+        if path.parent == tmp_path / "run":
+            removed += 1
+            if removed > 3:
+                raise Stop
+        unlink(path, *args, **kwargs)
+
+    monkeypatch.setattr(type(tmp_path), "unlink", kill)
+    with pytest.raises(Stop):
+        fit(r, small_archive, tmp_path / "run", overwrite=True, progress=False)
+    monkeypatch.undo()
+    assert fit(r, small_archive, tmp_path / "run", overwrite=True, progress=False).log
+
+
 def test_overwrite(small_archive, tmp_path):
     fit(dataclasses.replace(TINY, epochs=1), small_archive, tmp_path / "e", progress=False)
     run = fit(dataclasses.replace(TINY, epochs=1, attention="none"), small_archive, tmp_path / "e",
@@ -360,18 +596,18 @@ def test_killed_in_mid_epoch_and_resumed(small_archive, tmp_path):
     assert_same_run(open_run(tmp_path / "whole"), open_run(tmp_path / "killed"))
 
 
-def test_weight_decay_can_leave_gamma_alone(archive, tmp_path):
-    """With it the mean of |gamma| follows exp(-sum of rates * decay); without it stays near 1."""
+def test_weight_decay_of_gamma_has_a_factor(archive, tmp_path):
+    """The mean of |gamma| follows (1 - rate * factor * decay)^steps; with 0 it stays near 1."""
     base = dict(weight_decay=2.0, learning_rate=0.01, momentum=0.0, nesterov=False,
                 schedule="constant", epochs=2)
     means = {}
-    for decays in (True, False):
+    for factor in (1, 0.5, 0):
         run = fit(recipe("ci", width=4, batch_size=64, train_images=256, validation=64,
-                         decay_gamma=decays, **base), archive, tmp_path / str(decays),
+                         gamma_decay=factor, **base), archive, tmp_path / str(factor),
                   progress=False)
-        means[decays] = np.mean([np.abs(rows[-1]).mean() for rows in run.gamma_history.values()])
-    assert means[True] == pytest.approx((1 - 0.02)**8, abs=0.01)  # 2 epochs of 4 steps
-    assert means[False] == pytest.approx(1, abs=0.01)
+        means[factor] = np.mean([np.abs(rows[-1]).mean() for rows in run.gamma_history.values()])
+    for factor, mean in means.items():  # 2 epochs of 4 steps
+        assert mean == pytest.approx((1 - 0.02 * factor)**8, abs=0.005)
 
 
 def test_further_callbacks_see_the_network(archive, tmp_path):

@@ -1,9 +1,17 @@
 """The errors that speak to a person: what is wrong, where, and what to do."""
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
+
 
 class NamEduError(ValueError):
     """The base class of this package's own errors; the command line prints them in one line."""
+
+
+class ArgumentError(NamEduError):
+    """An argument with a value that it cannot take; says which values it can."""
 
 
 class TrainingError(NamEduError):
@@ -16,3 +24,10 @@ class Stopped(TrainingError):
     def __init__(self, message, signal):
         super().__init__(message)
         self.signal = signal
+
+
+def shell_command(*words):
+    """A command line of these words that can be copied into a terminal: what a terminal would split
+    or read in another way, such as a path with spaces, is quoted."""
+    words = [str(word) for word in words]
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

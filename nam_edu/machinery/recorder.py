@@ -29,11 +29,13 @@ class Recorder(Callback):
     last.npz, the one before it kept as previous.npz; everything else can be made again from there.
     """
 
-    def __init__(self, recipe, folder, network, optimizer, batches, evaluated_on, share=(0, 1)):
+    def __init__(self, recipe, folder, network, optimizer, batches, evaluated_on, share=(0, 1),
+                 scaler=None):
         super().__init__()
         self.recipe, self.folder, self.network = recipe, folder, network
         self.rank, self.ranks = share
         self.optimizer, self.batches, self.evaluated_on = optimizer, batches, evaluated_on
+        self.scaler = scaler  # of the loss, in mixed precision
         self.epoch = 0  # epochs finished
         self.step = 0  # steps done of the next one
         self.train = None  # its means so far
@@ -57,13 +59,19 @@ class Recorder(Callback):
         arrays.update({ours: state[theirs].numpy() for ours, theirs in self._velocities()})
         arrays.update({f"gamma/{n}": np.stack(rows) for n, rows in self.gamma.items()})
         meta = {"epoch": self.epoch, "step": self.step, "log": self.log,
-                "best_top1": self.best_top1, "train": self.train.state() if self.step else None}
+                "best_top1": self.best_top1, "train": self.train.state() if self.step else None,
+                "scaler": self._scaler_state()}
         last = self.folder / "last.npz"
         new = self.folder / "new.npz"
         checkpoint.write_arrays(new, arrays, meta)
         if last.exists():
             os.replace(last, self.folder / "previous.npz")
         os.replace(new, last)
+
+    def _scaler_state(self):
+        """The state of the loss scaler as plain values, or None where there is none."""
+        state = self.scaler.state_dict() if self.scaler is not None else {}
+        return {**state, "scale": np.ravel(state["scale"]).tolist()} if state else None
 
     def _save_or_explain(self):
         with self._explained():
@@ -95,7 +103,7 @@ class Recorder(Callback):
         missing += [f"gamma/{name}" for name in self.gamma if f"gamma/{name}" not in arrays]
         if missing:
             raise TrainingError(f"the state in {self.folder} lacks {missing[0]}: it is damaged; "
-                                "start the run anew with --overwrite (overwrite=True)")
+                                "start again with --overwrite (overwrite=True)")
         schedule = self.optimizer._learning_rate
         self.optimizer.set_state_dict(
             {"LR_Scheduler": schedule.state_dict(),  # Paddle 2.6 asks for it
@@ -103,6 +111,10 @@ class Recorder(Callback):
         self.epoch, self.log, self.best_top1 = meta["epoch"], meta["log"], meta["best_top1"]
         self.step = meta.get("step", 0)
         self.train = Mean(meta["train"]) if self.step else None
+        scaler = meta.get("scaler")  # lacking in a state of version 0.1.0
+        if self.scaler is not None and scaler:
+            self.scaler.load_state_dict(
+                {**scaler, "scale": np.array(scaler["scale"], np.float32)})
         self.gamma = {name: list(arrays[f"gamma/{name}"]) for name in self.gamma}
         schedule.step(self.epoch * len(self.batches) + self.step)
         if self.rank == 0:
@@ -140,6 +152,12 @@ class Recorder(Callback):
         self.batches.epoch, self.batches.first = self.epoch, self.step
         self.started = time.perf_counter()
         self.train, self.evaluation = self.train if self.step else Mean(), Mean()
+
+    def on_train_batch_begin(self, step, logs=None):
+        # Random numbers that a layer draws, such as dropout's, depend on seed, epoch and step
+        # alone, as those of the batches do: a resumed run draws what it would have drawn.
+        stream = np.random.SeedSequence([self.recipe.seed, 200, self.epoch, self.step, self.rank])
+        paddle.seed(int(stream.generate_state(1)[0]))
 
     def on_train_batch_end(self, step, logs=None):
         self.step += 1

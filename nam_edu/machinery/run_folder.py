@@ -1,4 +1,4 @@
-"""The folder of a run: run.json, its states, one process at a time, nothing destroyed."""
+"""The folder of a run: its files, its newest state, one process at a time, nothing destroyed."""
 from __future__ import annotations
 
 import contextlib
@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -20,23 +21,26 @@ except ImportError:  # Windows
     fcntl = None
 
 from .. import __version__, checkpoint
-from ..recipes import Recipe
-from .errors import TrainingError
+from ..recipes import OWN, Recipe, recipe_of
+from .errors import TrainingError, shell_command
 
-
-RUN_FILES = ("run.json", "last.npz", "previous.npz", "best.npz", "gamma.npz", "log.csv")
+# run.json last: while it is there, the folder is known to be a run's.
+RUN_FILES = ("new.npz", "last.npz", "previous.npz", "best.npz", "gamma.npz", "log.csv", "run.json")
+# What `new_file` leaves of them where the process was killed while it was writing.
+LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, RUN_FILES))})\.[a-z0-9_]{{8}}")
 
 
 def read_about(folder):
+    """What run.json says, as a dictionary; raises TrainingError where there is no run."""
     path = Path(folder) / "run.json"
     if not path.is_file():
-        raise TrainingError(f"there is no run in {folder}: train one with 'python -m nam_edu train "
-                            f"--out {folder}'")
+        train = shell_command("python", "-m", "nam_edu", "train", "--out", folder)
+        raise TrainingError(f"there is no run in {folder}: train one with: {train}")
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-        Recipe(**about["recipe"])
+        recipe_of(about["recipe"])
     except (ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path} is damaged ({error}); start the run anew in another folder "
+        raise TrainingError(f"{path} is damaged ({error}); start again in another folder "
                             "or with --overwrite") from None
     return about
 
@@ -63,6 +67,7 @@ def _check_meta(path, meta):
              and type(meta.get("best_top1")) in (int, float)
              and isinstance(meta.get("log"), list) and len(meta["log"]) == meta["epoch"]
              and all(isinstance(row, dict) for row in meta["log"])
+             and isinstance(meta.get("scaler"), (dict, type(None)))
              and (not meta.get("step") or isinstance(train, dict)
                   and {"images", "losses", "right"} <= set(train)))
     if not right:
@@ -71,11 +76,17 @@ def _check_meta(path, meta):
 
 def prepare_folder(folder, recipe, fingerprint, resume, overwrite):
     """Make a locked folder ready: True if there is a run in it to continue. Refuses what would
-    destroy somebody's work."""
+    destroy somebody's work; removes what a process that was killed left half-written."""
+    for path in _leftovers(folder):
+        path.unlink(missing_ok=True)
     has_run = (folder / "run.json").exists()
     if has_run and resume:
         about = read_about(folder)
-        saved = Recipe(**about["recipe"])
+        saved = recipe_of(about["recipe"])
+        if saved.attention.startswith(OWN) and not recipe.attention.startswith(OWN):
+            raise TrainingError(f"the run in {folder} has an attention that is not in the registry "
+                                f"({saved.attention}): hand the same callable to fit again, "
+                                "attention=...")
         differ = [f"{f.name} ({getattr(saved, f.name)} there, {getattr(recipe, f.name)} asked for)"
                   for f in dataclasses.fields(Recipe)
                   if f.name != "data" and getattr(saved, f.name) != getattr(recipe, f.name)]
@@ -91,9 +102,24 @@ def prepare_folder(folder, recipe, fingerprint, resume, overwrite):
                             "(resume=True), replace it with --overwrite (overwrite=True), or "
                             "choose another folder with --out (out=)")
     if has_run:
-        for path in [folder / name for name in RUN_FILES] + list(folder.glob("visualdl/*")):
+        for path in [*folder.glob("visualdl/*"), *(folder / name for name in RUN_FILES)]:
             path.unlink(missing_ok=True)
     return False
+
+
+def _is_leftover(path):
+    return LEFTOVER.fullmatch(path.name) and path.is_file()
+
+
+def _leftovers(folder):
+    return [path for path in folder.iterdir() if _is_leftover(path)]
+
+
+def _is_ours(path):
+    """Whether a path in a folder without run.json is there because a process was killed before it
+    could write run.json: the lock, a half-written file, the folder of a log that was removed."""
+    return (path.name == "lock" or _is_leftover(path)
+            or path.name == "visualdl" and path.is_dir() and not any(path.iterdir()))
 
 
 @contextlib.contextmanager
@@ -102,8 +128,8 @@ def locked(folder):
     a process that ends, however it ends."""
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder} is a file: choose another folder with --out (out=)")
-    if folder.exists() and not (folder / "run.json").exists() and any(
-            path.name != "lock" for path in folder.iterdir()):
+    if folder.exists() and not (folder / "run.json").exists() and not all(
+            map(_is_ours, folder.iterdir())):
         raise TrainingError(f"{folder} is not empty and holds no run: choose another folder with "
                             "--out (out=)")
     try:

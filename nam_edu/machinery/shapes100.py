@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from .cifar_archive import Archive, ArchiveError, Split, read_archive, write_archive
+from .checks import whole_number
+from .errors import ArgumentError
 
 VERSION = 1  # raise it whenever the drawing changes: it is part of the name of the cached file
 SIDE = 32  # pixels
@@ -260,12 +262,6 @@ def _paint(fine, random):
     return np.floor(255 * _clip(image, 0.0, 1.0) + 0.5).astype(np.uint8), figure
 
 
-def _whole(name, value, low):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-        raise ValueError(f"{name} must be a whole number of at least {low}, not {value!r}")
-    return int(value)
-
-
 def _labels(n, rng):
     """n fine labels in random order; each 20 in a row of the unshuffled ones have every shape once,
     each 100 every class once."""
@@ -281,7 +277,7 @@ def draw(n, seed=0, *, split="train"):
     blue. The same arguments give the same bytes; "train" and "test" use different streams of
     random numbers. Raises ValueError for an n below 1, a negative seed or another split.
     """
-    n, seed = _whole("n", n, 1), _whole("seed", seed, 0)
+    n, seed = whole_number("n", n, 1), whole_number("seed", seed, 0)
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     rng = np.random.Generator(np.random.PCG64([seed, SPLITS.index(split), VERSION]))
@@ -299,7 +295,7 @@ def make_shapes100(path, *, train=TRAIN, test=TEST, seed=0):
 
     train, test: numbers of images. Raises ValueError for a number below 1 or a negative seed.
     """
-    train, test = _whole("train", train, 1), _whole("test", test, 1)
+    train, test = whole_number("train", train, 1), whole_number("test", test, 1)
     names = tuple(fine_names()), tuple(coarse_names())
     splits = [Split(*draw(n, seed, split=split), *names)
               for split, n in (("train", train), ("test", test))]
@@ -340,5 +336,6 @@ def load_shapes100(cache=None):
         except ArchiveError:
             pass
     if not _writable(folder):
-        raise ValueError(f"the folder {folder} cannot be written to: give another one with cache=")
+        raise ArgumentError(f"the folder {folder} cannot be written to: give another one with "
+                            "cache=")
     return read_archive(make_shapes100(path, train=TRAIN, test=TEST))
