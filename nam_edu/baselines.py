@@ -17,7 +17,6 @@ import paddle.nn.functional as F
 
 from .attention import NAM, ChannelNAM
 from .machinery.checks import whole_number
-from .machinery.convolution import gated
 from .machinery.errors import ArgumentError
 
 # Maps are averaged and searched for their maximum by adaptive pooling, not by x.mean and x.max: the
@@ -229,9 +228,6 @@ class ChannelNAMTimesC(ChannelNAM):
     def logits(self, x):
         """C * W * BN(x), (N, C, H, W) -> (N, C, H, W)."""
         return super().logits(x) * self.bn.weight.shape[0]
-
-    def forward(self, x):
-        return gated(x, self.logits(x))  # sigmoid(logits) * x
 
 
 class ChannelNAMGateOnly(ChannelNAM):

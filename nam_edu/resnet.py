@@ -13,6 +13,7 @@ from . import checkpoint
 from .baselines import build_attention
 from .data import CIFAR100_MEAN, CIFAR100_STD
 from .machinery.channels_last import residual_block, through
+from .machinery.checks import whole_number
 
 
 @residual_block("conv1", "bn1", "relu", "conv2", "bn2")
@@ -122,8 +123,7 @@ class ResNet(nn.Layer):
             raise ValueError(f"unknown stem {stem!r}: choose one of {', '.join(STEMS)}")
         for name, value in (("num_classes", num_classes), ("in_channels", in_channels),
                             ("width", width), ("image_size", image_size)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+            whole_number(name, value)
         block, counts = DEPTHS[depth]
         self.normalization = (CIFAR100_MEAN, CIFAR100_STD)
 

@@ -14,13 +14,12 @@ from __future__ import annotations
 import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
-from paddle.autograd import PyLayer
 
 from ..attention import NAM, ChannelNAM, FoldedBatchNorm, SpatialNAM
 from ..baselines import ConstantGate
 from . import onednn
 from .convolution import LARGEST_MAP, conv2d, folded_conv2d, switched_off
-from .first_order import first_order
+from .first_order import Operation
 
 FEWEST_IMAGES = 8  # for smaller batches the weights would take longer to prepare than the maps
 FEW_CHANNELS = 4  # of images
@@ -289,7 +288,7 @@ def gated(x, logits):
     return logits.scale_(0.5).tanh_().scale_(0.5, 0.5).multiply_(x)
 
 
-class _Gated(PyLayer):
+class _Gated(Operation):
     @staticmethod
     def forward(ctx, x, logits):
         gate = logits.scale(0.5).tanh_().scale_(0.5, 0.5)
@@ -299,7 +298,6 @@ class _Gated(PyLayer):
         return y
 
     @staticmethod
-    @first_order
     def backward(ctx, grad):
         x, gate, y = ctx.saved_tensor()
         grad_x = grad * gate

@@ -26,10 +26,9 @@ from functools import lru_cache
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from paddle.autograd import PyLayer
 
 from . import onednn
-from .first_order import first_order
+from .first_order import Operation
 
 LARGEST_MAP = 8 * 8  # pixels
 SMALL_MAP = 4 * 4  # up to this, products are faster than oneDNN
@@ -269,7 +268,7 @@ def _winograd_forward(x, u, padding):
     return y.reshape([n, out_h, out_w, c_out]), v
 
 
-class _Winograd(PyLayer):
+class _Winograd(Operation):
     @staticmethod
     def forward(ctx, x, weight, padding):
         n, h, w, _ = x.shape
@@ -282,7 +281,6 @@ class _Winograd(PyLayer):
         return y
 
     @staticmethod
-    @first_order
     def backward(ctx, grad):
         v, u = ctx.saved_tensor()
         a, b, g, n, h, w, out_h, out_w = ctx.known
@@ -367,7 +365,7 @@ def _gathered_forward(x, weight, stride, padding):
                       (w + left + right - kw) // stride[1] + 1, c_out]), rows
 
 
-class _Gathered(PyLayer):
+class _Gathered(Operation):
     @staticmethod
     def forward(ctx, x, weight, stride, padding):
         y, rows = _gathered_forward(x, weight, stride, padding)
@@ -377,7 +375,6 @@ class _Gathered(PyLayer):
         return y
 
     @staticmethod
-    @first_order
     def backward(ctx, grad):
         rows, weight = ctx.saved_tensor()
         (n, h, w, c_in), stride, padding = ctx.known

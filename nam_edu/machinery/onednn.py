@@ -18,9 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-from paddle.autograd import PyLayer
 
-from .first_order import first_order
+from .first_order import Operation
 
 KEPT = 256  # primitives of a thread
 
@@ -267,7 +266,7 @@ def conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(
     return _Conv2D.apply(x, weight, bias, how)
 
 
-class _Conv2D(PyLayer):
+class _Conv2D(Operation):
     @staticmethod
     def forward(ctx, x, weight, bias, how):
         x, weight = x.contiguous(), weight.contiguous()
@@ -277,7 +276,6 @@ class _Conv2D(PyLayer):
         return _convolve(x, weight, bias, how)
 
     @staticmethod
-    @first_order
     def backward(ctx, grad):
         x, weight = ctx.saved_tensor()
         grad = grad.contiguous()
@@ -343,7 +341,7 @@ def _moved(running, batch, momentum):
     running += (1 - momentum) * batch
 
 
-class _BatchNormRelu(PyLayer):
+class _BatchNormRelu(Operation):
     @staticmethod
     def forward(ctx, x, scale, shift, running_mean, running_variance, momentum, epsilon, relu):
         x = x.contiguous()
@@ -359,7 +357,6 @@ class _BatchNormRelu(PyLayer):
         return y
 
     @staticmethod
-    @first_order
     def backward(ctx, grad):
         x, scale, mean, variance, *mask = ctx.saved_tensor()
         made = _kept(_BatchNorm, tuple(x.shape), *ctx.how)
@@ -414,7 +411,7 @@ def _add_relu(x, shortcut):
     return y
 
 
-class _AddRelu(PyLayer):
+class _AddRelu(Operation):
     @staticmethod
     def forward(ctx, x, shortcut):
         y = _add_relu(x.contiguous(), shortcut.contiguous())
@@ -423,7 +420,6 @@ class _AddRelu(PyLayer):
         return y
 
     @staticmethod
-    @first_order
     def backward(ctx, grad):
         y, = ctx.saved_tensor()
         grad_sum = paddle.empty(y.shape)
@@ -442,7 +438,7 @@ def gate_add_relu(x, logits, shortcut):
     return y
 
 
-class _GateAddRelu(PyLayer):
+class _GateAddRelu(Operation):
     @staticmethod
     def forward(ctx, x, logits, shortcut):
         ctx.wanted = [not t.stop_gradient for t in (x, logits, shortcut)]
@@ -454,7 +450,6 @@ class _GateAddRelu(PyLayer):
         return y
 
     @staticmethod
-    @first_order
     def backward(ctx, grad):
         x, logits, y = ctx.saved_tensor()
         made = _kept(_Elementwise, tuple(x.shape))
