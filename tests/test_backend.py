@@ -47,6 +47,35 @@ def test_setup_prints_one_line_and_seeds_everything(capsys):
     assert str(Path.home()) not in line  # committed outputs carry no paths
 
 
+def line_of_setup(capsys, **arguments):
+    nam_edu.setup(**arguments)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("data, words", [("shapes100", "data: Shapes-100 (generated)"),
+                                         ("cifar100", "data: CIFAR-100 (NAM_EDU_CIFAR100)"),
+                                         ("mine.tar.gz", "data: mine.tar.gz"),
+                                         ("given", "data: images given in Python")])
+def test_setup_names_the_data_of_a_command(data, words, tmp_path, monkeypatch, capsys):
+    """Also where CIFAR-100 is found, which the lessons would use."""
+    (tmp_path / "cifar.tar.gz").touch()
+    monkeypatch.setenv("NAM_EDU_CIFAR100", str(tmp_path / "cifar.tar.gz"))
+    line = line_of_setup(capsys, seed=2, data=data)
+    assert f"| {words} | seed 2" in line and "profile" not in line
+    assert "data: CIFAR-100 (NAM_EDU_CIFAR100) | profile: ci" in line_of_setup(capsys)
+
+
+def test_setup_says_where_runs_go_when_not_beside_the_notebooks(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("NAM_EDU_RUNS", raising=False)
+    monkeypatch.setattr(backend, "AISTUDIO_WORK", tmp_path / "work")
+    assert "runs:" not in line_of_setup(capsys)
+    (tmp_path / "work").mkdir()
+    assert f"| runs: {tmp_path / 'work'} |" in line_of_setup(capsys)
+    assert "runs:" not in line_of_setup(capsys, data="shapes100")  # a command has --out
+    monkeypatch.setenv("NAM_EDU_RUNS", str(tmp_path / "mine"))
+    assert f"| runs: {tmp_path / 'mine'} |" in line_of_setup(capsys)
+
+
 def test_profile(monkeypatch):
     monkeypatch.setenv("NAM_EDU_PROFILE", "quick")
     assert backend.profile() == "quick"
