@@ -1,10 +1,10 @@
 """The zip for AI Studio: its contents, and a lesson run from it."""
-import json
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -76,6 +76,53 @@ def test_without_a_clone(tmp_path, monkeypatch):
 def test_command(tmp_path, capsys):
     assert main(["aistudio", "--out", str(tmp_path / "course.zip")]) == 0
     assert "main.ipynb" in capsys.readouterr().out
+
+
+@pytest.fixture
+def first_cell(tmp_path, monkeypatch):
+    """Runs what the first cell of main.ipynb does before nam_edu is imported, with tmp_path/libs
+    for AI Studio's folder and a pip that makes the modules it is asked for; returns the calls."""
+    page = nbformat.read(Path(__file__).parent.parent / aistudio.FIRST_PAGE, as_version=4)
+    source = next(cell.source for cell in page.cells if cell.cell_type == "code")
+    source = source.split("sys.path[:0]")[0].replace("/home/aistudio/external-libraries",
+                                                     str(tmp_path / "libs"))
+    for name in ("matplotlib", "tqdm", "visualdl", "ipywidgets"):
+        source = source.replace(f'"{name}"', f'"stub_{name}"')
+    calls = []
+
+    def pip(command, check):
+        assert check and command[1:4] == ["-m", "pip", "install"]
+        constraint = open(command[command.index("-c") + 1]).read()
+        names = [word for word in command if word.startswith("stub_")]
+        (tmp_path / "libs").mkdir(exist_ok=True)
+        for name in names:
+            (tmp_path / "libs" / f"{name}.py").touch()
+        calls.append((names, constraint, command))
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "path_importer_cache", dict(sys.path_importer_cache))
+
+    def run():
+        calls.clear()
+        exec(source, {})
+        return list(calls)
+
+    return run
+
+
+def test_the_first_cell_installs_only_what_is_missing(first_cell, tmp_path):
+    import numpy
+
+    ((names, constraint, command),) = first_cell()
+    assert names == ["stub_matplotlib", "stub_tqdm", "stub_visualdl", "stub_ipywidgets"]
+    assert constraint == f"numpy=={numpy.__version__}\n"
+    assert {"-q", "--disable-pip-version-check"} <= set(command)
+    assert command[command.index("-t") + 1] == str(tmp_path / "libs")
+    assert first_cell() == [] and sys.path.count(str(tmp_path / "libs")) == 1
+    (tmp_path / "libs" / "stub_tqdm.py").unlink()
+    ((names, _, _),) = first_cell()
+    assert names == ["stub_tqdm"]
 
 
 def git(folder, *arguments):
