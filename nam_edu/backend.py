@@ -41,7 +41,7 @@ def profile():
 # ------------------------------------------------------------------------------------ the CPU
 
 def usable_cores():
-    """How many processor cores this process may use: affinity and a container's quota counted."""
+    """How many processor cores this process may use, by its affinity and its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for quota_file, period_file in (
             ("/sys/fs/cgroup/cpu.max", None),  # version 2: "quota period" or "max period"
@@ -75,10 +75,10 @@ def processor():
 
 
 def blas_dispatch(vendor, instructions):
-    """The value of MKL_DEBUG_CPU_TYPE for a processor, or None where it is best left alone.
+    """The value of MKL_DEBUG_CPU_TYPE for a processor, or None where it should not be set.
 
-    The MKL inside Paddle's packages sends AMD processors down its slowest path; the variable, which
-    is undocumented, says which path to take: 5 is AVX2, 7 is AVX-512.
+    The MKL inside Paddle's packages uses its slowest code on AMD processors; this undocumented
+    variable selects the code: 5 is AVX2, 7 is AVX-512.
     """
     if "amd" not in vendor or "avx2" not in instructions:
         return None
@@ -91,10 +91,10 @@ MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_
 
 
 def keep_freed_memory():
-    """Let malloc keep the memory that a map leaves for the next one; say whether that was done.
+    """Let malloc reuse the memory of a freed feature map; return whether that was done.
 
-    Otherwise the GNU C library gives it back to the system and fetches it again, page by page, for
-    every map; several threads then wait for one another. Other systems have no such switch.
+    Otherwise the GNU C library returns it to the system and requests it again, page by page, for
+    every map, and several threads wait for one another. Other systems have no such switch.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None or any(name in os.environ for name in MALLOC_VARIABLES):
@@ -109,9 +109,9 @@ def keep_freed_memory():
 def tune_cpu():
     """Set what makes Paddle fast on a CPU, before Paddle is imported; return {name: value}.
 
-    As many threads as there are cores to use, MKL's path for AMD processors, and memory that is
-    kept. Sets nothing that the user has set, and nothing at all under NAM_EDU_CPU_TUNING=0. Where
-    Paddle was imported first it is too late for threads and MKL: that is said once.
+    That is as many threads as there are usable cores, MKL's code for AMD processors, and reuse of
+    freed memory. What the user has set stays as it is, and NAM_EDU_CPU_TUNING=0 switches all of it
+    off. Where Paddle was imported first it is too late for threads and MKL: that is said once.
     """
     global _tuned
     if _tuned is not None:

@@ -25,13 +25,14 @@ class LessonError(NamEduError):
     """Something that a lesson reads is not here; says what, and where to get it."""
 
 
-# Of lesson 4's network. "quick" on CIFAR-100 is meant for two minutes on two cores of a server.
+# Changes to the recipe for lesson 4's network, by profile. "quick" on CIFAR-100 is meant to take two
+# minutes on two cores of a server.
 MAIN = {
     "ci": dict(width=8, epochs=2, train_images=1280, validation=256),
     "quick": dict(width=32, epochs=8, validation=2000),
     "full": dict(width=64, stem="cifar", epochs=30, validation=2000),
 }
-# Of the small networks that a lesson trains along the way, several in a row, in seconds each.
+# The same for the small networks that a lesson trains along the way, each in seconds.
 SMALL = {
     "ci": dict(width=8, epochs=1, train_images=640, validation=128),
     "quick": dict(width=16, epochs=3, train_images=10_000, validation=500),
@@ -53,7 +54,7 @@ def lesson_data():
 def lesson_recipe(small=False, **changes):
     """The recipe of the lessons at this scale, with the given fields changed.
 
-    small: that of the small networks trained along the way.
+    small: the recipe of the small networks that are trained along the way.
     """
     real = locate_cifar100() is not None
     scale = dict((SMALL if small else MAIN)[profile()])
@@ -70,9 +71,9 @@ def _in_the_clone(*parts):
     path = Path(__file__).resolve().parent.parent.joinpath(*parts)
     if not path.is_file():
         raise LessonError(
-            f"there is no {'/'.join(parts)} beside the package nam_edu: it comes with a clone of "
-            "the repository, not with an installed package; clone the repository and run the "
-            "lessons there, or check the name")
+            f"there is no {'/'.join(parts)} beside the package nam_edu: that file comes with a "
+            "clone of the repository, not with an installed package; run the lessons in a clone, "
+            "or check the name")
     return path
 
 
@@ -136,9 +137,9 @@ def lesson_run() -> Run:
     if kept is not None:
         return kept
     if locate_cifar100() is not None:
-        print("Lesson 4 was not run here: the network that comes with the course takes its place.")
+        print("Lesson 4 was not run here: the network that comes with the course is used instead.")
         return shipped()
-    print("Lesson 4 was not run here: a small network is trained in its place.")
+    print("Lesson 4 was not run here: a small network is trained instead.")
     return small_run("small")
 
 
