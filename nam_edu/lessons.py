@@ -25,8 +25,8 @@ class LessonError(NamEduError):
     """Something that a lesson reads is not here; says what, and where to get it."""
 
 
-# Changes to the recipe for lesson 4's network, by profile. "quick" on CIFAR-100 is meant to take two
-# minutes on two cores of a server.
+# Changes to the recipe for lesson 4's network, by profile. "quick" on CIFAR-100 is meant to take
+# two minutes on two cores of a server.
 MAIN = {
     "ci": dict(width=8, epochs=2, train_images=1280, validation=256),
     "quick": dict(width=32, epochs=8, validation=2000),

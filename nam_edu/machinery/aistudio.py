@@ -23,7 +23,7 @@ class BundleError(NamEduError):
 
 
 def _git(root, *arguments):
-    """The output of git in the clone `root`, as bytes; None where that fails or git is not there."""
+    """The output of git in the clone `root`, as bytes; None where that fails or git is missing."""
     # Inside a git hook these variables name the repository of the hook.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 OLDEST_PADDLE = (2, 6)
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 9), (3, 13)
 HOME = Path(__file__).resolve().parent.parent.parent  # a clone, or where packages are installed
 
 # (who needs the packages, what is in HOME only if somebody there does, the packages); of names
@@ -110,10 +111,11 @@ def examine():
 def _examine():
     """Print what is found, and give every problem as a sentence."""
     print(f"Python {platform.python_version()} on {platform.platform()}")
-    if not (3, 9) <= tuple(sys.version_info[:2]) <= (3, 13):
+    version = tuple(sys.version_info[:2])
+    if not OLDEST_PYTHON <= version <= NEWEST_PYTHON:
         yield (f"Python {platform.python_version()} is outside 3.9 to 3.13, for which PaddlePaddle "
                "has packages: install one of those versions, and the packages there")
-        if sys.version_info < (3, 9):
+        if version < OLDEST_PYTHON:
             return  # the rest of the package need not even load
     from ..backend import add_external_libraries
 
