@@ -25,6 +25,7 @@ def recipe_options():
     return [option(field) for field in dataclasses.fields(Recipe)
             if field.name not in ("name", "data")]
 
+
 def parser(options=()):
     """The parser of all commands; `options`: those of `recipe_options`, for train."""
     main = argparse.ArgumentParser(
@@ -96,22 +97,18 @@ def parser(options=()):
 
 
 def command_train(args):
-    from . import setup
-
-    from . import training
+    from . import setup, training
 
     names = [field.name for field in dataclasses.fields(training.Recipe) if field.name != "data"]
     changes = {name: getattr(args, name) for name in names
                if getattr(args, name, None) is not None}
-    if args.seed is not None:  # checked before NumPy is seeded with it
-        training.recipe("quick", seed=args.seed)
-    setup(args.seed or 0)
     if args.resume and args.recipe is None and (Path(args.out) / "run.json").exists():
         recipe = training.change(training.saved_recipe(args.out), **changes)
         data = args.data or recipe.data
     else:
         recipe = training.recipe(args.recipe or "quick", **changes)
         data = args.data
+    setup(recipe.seed, data or recipe.data)
     run = training.fit(recipe, data, args.out, resume=args.resume, overwrite=args.overwrite)
     evaluate = shell_command("python", "-m", "nam_edu", "evaluate", run.folder)
     curves = shell_command("visualdl", "--host", "127.0.0.1", "--logdir", run.folder / "visualdl")
@@ -196,7 +193,7 @@ def _quiet_setup():
     from . import setup
 
     with contextlib.redirect_stdout(io.StringIO()):
-        setup()
+        setup(data="given")
 
 
 def main(arguments=None):
@@ -220,6 +217,10 @@ def main(arguments=None):
         print(f"error: {where}{error.strerror}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
+        if error.name in ("numpy", "matplotlib", "tqdm", "visualdl"):
+            print(f"error: {error.name} is not installed: pip install {error.name}; "
+                  "python -m nam_edu doctor says what else is missing", file=sys.stderr)
+            return 1
         if error.name != "paddle":
             raise
         print("error: PaddlePaddle is not installed: pip install -r requirements.txt (without a "

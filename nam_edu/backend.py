@@ -1,4 +1,8 @@
-"""What has to happen before Paddle loads, seeds, and one line that says where we are."""
+"""Holds `setup()`: CPU settings made before Paddle loads, seeds, and a line of provenance.
+
+It serves every lesson's first cell, and the commands. Only the standard library is imported here at
+the top, so that `doctor` can use this module where NumPy is missing.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -11,13 +15,12 @@ import sys
 import warnings
 from pathlib import Path
 
-import numpy as np
-
 from . import __version__
-from .data import known_places, locate_cifar100
 
 PROFILES = ("ci", "quick", "full")
-EXTERNAL_LIBRARIES = Path("/home/aistudio/external-libraries")  # AI Studio's place for packages
+# On AI Studio these two folders survive a restart.
+EXTERNAL_LIBRARIES = Path("/home/aistudio/external-libraries")  # for packages
+AISTUDIO_WORK = Path("/home/aistudio/work")  # for files
 
 # What tune_cpu() set in this process: {name: value}; None before it was called.
 _tuned = None
@@ -38,7 +41,7 @@ def profile():
 # ------------------------------------------------------------------------------------ the CPU
 
 def usable_cores():
-    """How many processor cores this process may use: affinity and a container's quota counted."""
+    """How many processor cores this process may use, by its affinity and its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for quota_file, period_file in (
             ("/sys/fs/cgroup/cpu.max", None),  # version 2: "quota period" or "max period"
@@ -72,10 +75,10 @@ def processor():
 
 
 def blas_dispatch(vendor, instructions):
-    """The value of MKL_DEBUG_CPU_TYPE for a processor, or None where it is best left alone.
+    """The value of MKL_DEBUG_CPU_TYPE for a processor, or None where it should not be set.
 
-    The MKL inside Paddle's packages sends AMD processors down its slowest path; the variable, which
-    is undocumented, says which path to take: 5 is AVX2, 7 is AVX-512.
+    The MKL inside Paddle's packages uses its slowest code on AMD processors; this undocumented
+    variable selects the code: 5 is AVX2, 7 is AVX-512.
     """
     if "amd" not in vendor or "avx2" not in instructions:
         return None
@@ -88,10 +91,10 @@ MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_
 
 
 def keep_freed_memory():
-    """Let malloc keep the memory that a map leaves for the next one; say whether that was done.
+    """Let malloc reuse the memory of a freed feature map; return whether that was done.
 
-    Otherwise the GNU C library gives it back to the system and fetches it again, page by page, for
-    every map; several threads then wait for one another. Other systems have no such switch.
+    Otherwise the GNU C library returns it to the system and requests it again, page by page, for
+    every map, and several threads wait for one another. Other systems have no such switch.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None or any(name in os.environ for name in MALLOC_VARIABLES):
@@ -106,9 +109,9 @@ def keep_freed_memory():
 def tune_cpu():
     """Set what makes Paddle fast on a CPU, before Paddle is imported; return {name: value}.
 
-    As many threads as there are cores to use, MKL's path for AMD processors, and memory that is
-    kept. Sets nothing that the user has set, and nothing at all under NAM_EDU_CPU_TUNING=0. Where
-    Paddle was imported first it is too late for threads and MKL: that is said once.
+    That is as many threads as there are usable cores, MKL's code for AMD processors, and reuse of
+    freed memory. What the user has set stays as it is, and NAM_EDU_CPU_TUNING=0 switches all of it
+    off. Where Paddle was imported first it is too late for threads and MKL: that is said once.
     """
     global _tuned
     if _tuned is not None:
@@ -159,8 +162,30 @@ def import_paddle():
 
 # --------------------------------------------------------------------------------------- setup
 
+def add_external_libraries():
+    """Let Python find the packages that were installed into AI Studio's own folder for them."""
+    if EXTERNAL_LIBRARIES.is_dir() and str(EXTERNAL_LIBRARIES) not in sys.path:
+        sys.path.append(str(EXTERNAL_LIBRARIES))
+
+
+def runs_elsewhere():
+    """The folder that keeps the lessons' runs when it is not the one beside the notebooks, or None.
+
+    NAM_EDU_RUNS names it; without it, AI Studio's /home/aistudio/work is taken where that exists
+    and can be written to.
+    """
+    named = os.environ.get("NAM_EDU_RUNS")
+    if named:
+        return Path(named).expanduser()
+    if AISTUDIO_WORK.is_dir() and os.access(AISTUDIO_WORK, os.W_OK):
+        return AISTUDIO_WORK
+    return None
+
+
 def data_found():
-    """In words: where CIFAR-100 was found, or that the generated stand-in is used."""
+    """The data of the lessons, in words: where CIFAR-100 was found, or that Shapes-100 is used."""
+    from .data import known_places, locate_cifar100
+
     path = locate_cifar100()
     for place, candidate in known_places():
         if candidate == path:
@@ -168,16 +193,33 @@ def data_found():
     return "Shapes-100 (generated; no CIFAR-100 found)"
 
 
-def setup(seed=0):
+def data_named(name):
+    """The data of a command, in words: `name` is "shapes100", "cifar100", "given" or a path."""
+    if name == "shapes100":
+        return "Shapes-100 (generated)"
+    if name == "given":
+        return "images given in Python"
+    if name == "cifar100":
+        found = data_found()
+        return found if found.startswith("CIFAR-100") else "CIFAR-100 (not found)"
+    return str(name)
+
+
+def setup(seed=0, data=None):
     """Prepare this process and print one line about it. Call it before Paddle is imported.
 
     Tunes the CPU (see `tune_cpu`), seeds Python, NumPy and Paddle, and prints versions, device,
-    threads, what was set for the CPU, data, profile and seed.
+    threads, what was set for the CPU, data and seed.
+
+    data: None in a lesson: the line names the data that the lessons use, their profile, and the
+    folder of their runs where that is not the one beside the notebooks. A command passes the data
+    that it will use ("shapes100", "cifar100" or a path); the line then names that and no profile.
     """
     tuned = tune_cpu()
-    if EXTERNAL_LIBRARIES.is_dir() and str(EXTERNAL_LIBRARIES) not in sys.path:
-        sys.path.append(str(EXTERNAL_LIBRARIES))
+    add_external_libraries()
     paddle = import_paddle()
+    import numpy as np
+
     random.seed(seed)
     np.random.seed(seed)
     paddle.seed(seed)
@@ -185,9 +227,15 @@ def setup(seed=0):
     device = paddle.device.get_device()
     if device == "cpu" and paddle.is_compiled_with_cuda():
         device = "cpu (Paddle's GPU build, but no GPU that it can use)"
+    if data is None:
+        elsewhere = runs_elsewhere()
+        about = [f"data: {data_found()}", f"profile: {profile()}",
+                 *([f"runs: {elsewhere}"] if elsewhere else [])]
+    else:
+        about = [f"data: {data_named(data)}"]
     print(" | ".join((
         f"nam_edu {__version__}", f"Paddle {paddle.__version__}",
         f"Python {platform.python_version()}", f"NumPy {np.__version__}",
         f"{device}, {threads} thread{'s' * (threads != '1')}",
         f"set: {', '.join(f'{n}={v}' for n, v in tuned.items()) or 'nothing'}",
-        f"data: {data_found()}", f"profile: {profile()}", f"seed {seed}")), flush=True)
+        *about, f"seed {seed}")), flush=True)

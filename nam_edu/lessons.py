@@ -1,28 +1,38 @@
-"""What the lessons share: their scale, their data, and a trained network.
+"""Holds what the lessons share: their scale, their data, their runs and this course's results.
 
-The scale comes from NAM_EDU_PROFILE (see `backend.profile`): "ci" takes seconds, "quick" suits two
-CPU cores, "full" a GPU. The data are CIFAR-100 where it is found, else the stand-in Shapes-100.
+It serves lessons 1 to 6 and their solutions: the golden arrays check the equations of lessons 1 and
+2, lesson 4 trains, and lessons 5 and 6 examine trained networks. The scale comes from
+NAM_EDU_PROFILE (see `backend.profile`): "ci" takes seconds, "quick" suits two CPU cores, "full" a
+GPU. The data are CIFAR-100 where it is found, otherwise the generated Shapes-100.
 """
 from __future__ import annotations
 
 import csv
+import os
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from .backend import profile
+from .backend import profile, runs_elsewhere
 from .data import locate_cifar100
+from .machinery.errors import NamEduError
 from .training import (Run, TrainingError, change, fit, load_data, open_run, recipe, saved_recipe,
                        shipped)
 
-# Of lesson 4's network. "quick" on CIFAR-100 is meant for two minutes on two cores of a server.
+
+class LessonError(NamEduError):
+    """Something that a lesson reads is not here; says what, and where to get it."""
+
+
+# Changes to the recipe for lesson 4's network, by profile. "quick" on CIFAR-100 is meant to take
+# two minutes on two cores of a server.
 MAIN = {
     "ci": dict(width=8, epochs=2, train_images=1280, validation=256),
     "quick": dict(width=32, epochs=8, validation=2000),
     "full": dict(width=64, stem="cifar", epochs=30, validation=2000),
 }
-# Of networks that a lesson trains by the way, several in a row, in seconds each.
+# The same for the small networks that a lesson trains along the way, each in seconds.
 SMALL = {
     "ci": dict(width=8, epochs=1, train_images=640, validation=128),
     "quick": dict(width=16, epochs=3, train_images=10_000, validation=500),
@@ -44,7 +54,7 @@ def lesson_data():
 def lesson_recipe(small=False, **changes):
     """The recipe of the lessons at this scale, with the given fields changed.
 
-    small: that of networks trained by the way.
+    small: the recipe of the small networks that are trained along the way.
     """
     real = locate_cifar100() is not None
     scale = dict((SMALL if small else MAIN)[profile()])
@@ -56,21 +66,43 @@ def lesson_recipe(small=False, **changes):
     return change(base, **{**scale, **changes})
 
 
+def _in_the_clone(*parts):
+    """The path of a file that a clone of the repository has and an installed package has not."""
+    path = Path(__file__).resolve().parent.parent.joinpath(*parts)
+    if not path.is_file():
+        raise LessonError(
+            f"there is no {'/'.join(parts)} beside the package nam_edu: that file comes with a "
+            "clone of the repository, not with an installed package; run the lessons in a clone, "
+            "or check the name")
+    return path
+
+
 def golden(name):
     """The float64 arrays of an independent oracle, by their names (see tests/golden): "square_..."
     of a map (4, 8, 5, 5), "oblong_..." of (2, 5, 3, 8), each "channel", "spatial" or
-    "channel_spatial"."""
-    folder = Path(__file__).resolve().parent.parent / "tests" / "golden"
-    return dict(np.load(folder / f"{name}.npz"))
+    "channel_spatial". Raises LessonError outside a clone of the repository."""
+    return dict(np.load(_in_the_clone("tests", "golden", f"{name}.npz")))
+
+
+def _folder_of_runs():
+    """NAM_EDU_RUNS; or AI Studio's work/runs, which survives restarts; or runs/ in the folder
+    `notebooks`, also for the lessons in folders below it."""
+    if os.environ.get("NAM_EDU_RUNS"):
+        return runs_elsewhere()
+    if runs_elsewhere():
+        return runs_elsewhere() / "runs"
+    here = Path.cwd()
+    for levels, folder in enumerate([here, *here.parents][:3]):  # 2: notebooks/zh/solutions
+        if folder.name == "notebooks":
+            return Path(*[".."] * levels) / "runs"
+    return Path("runs")
 
 
 def lesson_folder(name):
-    """Where a lesson keeps a run: runs/ beside the notebooks, on AI Studio in work/, which is kept
-    over restarts; by scale and data."""
+    """Where a lesson keeps a run, by name, scale and data: in runs/ beside the notebooks, on AI
+    Studio in work/runs, or in the folder that NAM_EDU_RUNS names."""
     data = "cifar100" if locate_cifar100() is not None else "shapes100"
-    kept = Path("/home/aistudio/work")
-    beside = kept if kept.is_dir() else Path("..") if Path.cwd().name == "solutions" else Path()
-    return beside / "runs" / f"{name}-{profile()}-{data}"
+    return _folder_of_runs() / f"{name}-{profile()}-{data}"
 
 
 def finished_run(name):
@@ -83,9 +115,9 @@ def finished_run(name):
 
 
 def small_run(name, progress=False, **changes) -> Run:
-    """A small network that is trained in seconds, or was before; changes are fields of its recipe.
+    """A small network, trained in seconds, or kept from before; changes are fields of its recipe.
 
-    It is kept under its name; one of another recipe is replaced, a stopped one goes on.
+    It is kept under its name; one with another recipe is replaced, an interrupted one is resumed.
     """
     wanted = lesson_recipe(small=True, **changes)
     kept = finished_run(name)
@@ -99,15 +131,15 @@ def small_run(name, progress=False, **changes) -> Run:
 
 
 def lesson_run() -> Run:
-    """The run of lesson 4. Where that was not run here: the one that comes with the package, which
-    knows the classes of CIFAR-100; on Shapes-100 a small one, trained in seconds."""
+    """The run of lesson 4. If lesson 4 was not run here: the run that comes with the package, which
+    was trained on CIFAR-100; on Shapes-100 a small one, trained in seconds."""
     kept = finished_run("lesson4")
     if kept is not None:
         return kept
     if locate_cifar100() is not None:
-        print("Lesson 4 was not run here: the network that comes with the course takes its place.")
+        print("Lesson 4 was not run here: the network that comes with the course is used instead.")
         return shipped()
-    print("Lesson 4 was not run here: a small network is trained in its place.")
+    print("Lesson 4 was not run here: a small network is trained instead.")
     return small_run("small")
 
 
@@ -122,9 +154,9 @@ def lesson_pair():
 
 def results(name):
     """The rows, as dictionaries of strings, of a table of this course's own measurements: "runs",
-    "curves", "gates", "fixed" or "removed" (results/attention.md tells what is in them)."""
-    folder = Path(__file__).resolve().parent.parent / "results"
-    with open(folder / f"{name}.csv", newline="", encoding="utf-8") as file:
+    "curves", "gates", "fixed" or "removed" (results/attention.md says what is in them). Raises
+    LessonError outside a clone of the repository."""
+    with open(_in_the_clone("results", f"{name}.csv"), newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 

@@ -1,8 +1,10 @@
 """The zip for AI Studio: its contents, and a lesson run from it."""
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -31,10 +33,10 @@ def test_same_files_same_bytes(bundle, tmp_path):
     assert aistudio.write_bundle(tmp_path / "b.zip").read_bytes() == bundle.read_bytes()
 
 
-def test_the_door_leads_to_the_lessons(bundle, tmp_path):
+def test_the_first_page_leads_to_the_lessons(bundle, tmp_path):
     zipfile.ZipFile(bundle).extractall(tmp_path)
-    door = nbformat.read(tmp_path / "main.ipynb", as_version=4)
-    text = "\n".join(cell.source for cell in door.cells)
+    page = nbformat.read(tmp_path / "main.ipynb", as_version=4)
+    text = "\n".join(cell.source for cell in page.cells)
     places = [text.index(f"(notebooks/0{i}_") for i in range(1, 7)]
     assert places == sorted(places)
     assert "data/data76994/" in text and "num_workers=0" in text and "external-libraries" in text
@@ -74,3 +76,122 @@ def test_without_a_clone(tmp_path, monkeypatch):
 def test_command(tmp_path, capsys):
     assert main(["aistudio", "--out", str(tmp_path / "course.zip")]) == 0
     assert "main.ipynb" in capsys.readouterr().out
+
+
+@pytest.fixture
+def first_cell(tmp_path, monkeypatch):
+    """Runs what the first cell of main.ipynb does before nam_edu is imported, with tmp_path/libs
+    for AI Studio's folder and a pip that makes the modules it is asked for; returns the calls."""
+    page = nbformat.read(Path(__file__).parent.parent / aistudio.FIRST_PAGE, as_version=4)
+    source = next(cell.source for cell in page.cells if cell.cell_type == "code")
+    source = source.split("sys.path[:0]")[0].replace("/home/aistudio/external-libraries",
+                                                     str(tmp_path / "libs"))
+    for name in ("matplotlib", "tqdm", "visualdl", "ipywidgets"):
+        source = source.replace(f'"{name}"', f'"stub_{name}"')
+    calls = []
+
+    def pip(command, check):
+        assert check and command[1:4] == ["-m", "pip", "install"]
+        constraint = open(command[command.index("-c") + 1]).read()
+        names = [word for word in command if word.startswith("stub_")]
+        (tmp_path / "libs").mkdir(exist_ok=True)
+        for name in names:
+            (tmp_path / "libs" / f"{name}.py").touch()
+        calls.append((names, constraint, command))
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "path_importer_cache", dict(sys.path_importer_cache))
+
+    def run():
+        calls.clear()
+        exec(source, {})
+        return list(calls)
+
+    return run
+
+
+def test_the_first_cell_installs_only_what_is_missing(first_cell, tmp_path):
+    import numpy
+
+    ((names, constraint, command),) = first_cell()
+    assert names == ["stub_matplotlib", "stub_tqdm", "stub_visualdl", "stub_ipywidgets"]
+    assert constraint == f"numpy=={numpy.__version__}\n"
+    assert {"-q", "--disable-pip-version-check"} <= set(command)
+    assert command[command.index("-t") + 1] == str(tmp_path / "libs")
+    assert first_cell() == [] and sys.path.count(str(tmp_path / "libs")) == 1
+    (tmp_path / "libs" / "stub_tqdm.py").unlink()
+    ((names, _, _),) = first_cell()
+    assert names == ["stub_tqdm"]
+
+
+def git(folder, *arguments):
+    subprocess.run(["git", "-c", "user.name=Ann", "-c", "user.email=ann@example.org", *arguments],
+                   cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A small course in a folder of its own, not yet a git clone."""
+    for name in (aistudio.FIRST_PAGE, "notebooks/01_theory.ipynb", "nam_edu/__init__.py",
+                 "nam_edu/machinery/files.py", "tests/golden/a.npz", "tests/test_a.py", "LICENSE",
+                 "experiments/nam_edu/no.py"):
+        path = tmp_path / "clone" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"as given: {name}")
+    return tmp_path / "clone"
+
+
+def contents(path):
+    with zipfile.ZipFile(path) as bundle:
+        return {name: bundle.read(name).decode() for name in bundle.namelist()}
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_a_learners_edits_stay_out_of_the_zip(clone, tmp_path, capsys):
+    on_disk = contents(aistudio.write_bundle(tmp_path / "a.zip", clone))
+    assert "as they are on disk" in capsys.readouterr().out
+    git(clone, "init", "-q")
+    git(clone, "add", ".")
+    git(clone, "commit", "-qm", "the course")
+    (clone / "notebooks" / "01_theory.ipynb").write_text("my answers")
+    (clone / "notebooks" / "notes.ipynb").write_text("my notes")
+    committed = contents(aistudio.write_bundle(tmp_path / "b.zip", clone))
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1 and "as committed" in out
+    assert committed == on_disk and list(committed) == list(on_disk)
+    assert sorted(committed) == ["LICENSE", "main.ipynb", "nam_edu/__init__.py",
+                                 "nam_edu/machinery/files.py", "notebooks/01_theory.ipynb",
+                                 "tests/golden/a.npz"]
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_a_course_inside_another_clone_is_taken_from_disk(clone, tmp_path, capsys):
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-qm", "nothing", "--allow-empty")
+    assert "notebooks/01_theory.ipynb" in contents(aistudio.write_bundle(tmp_path / "a.zip", clone))
+    assert "as they are on disk" in capsys.readouterr().out
+
+
+def test_without_git_the_files_are_taken_from_disk(clone, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "LICENSE" in contents(aistudio.write_bundle(tmp_path / "a.zip", clone))
+    assert "as they are on disk" in capsys.readouterr().out
+
+
+def test_a_place_that_cannot_be_written_to_is_named(clone, tmp_path):
+    """The file that was asked for, not the temporary one. Even root makes no file in a file."""
+    target = clone / "LICENSE" / "course.zip"
+    with pytest.raises(aistudio.BundleError) as error:
+        aistudio.write_bundle(target, clone)
+    assert str(error.value).startswith(f"{target} cannot be written (")
+    assert "--out" in str(error.value)
+
+
+def test_a_read_only_folder_is_named(clone, tmp_path, monkeypatch):
+    def read_only(**arguments):
+        raise PermissionError(13, "Permission denied", str(tmp_path / ".course.zip.k2j3"))
+
+    monkeypatch.setattr("nam_edu.machinery.files.tempfile.mkstemp", read_only)
+    with pytest.raises(aistudio.BundleError, match=r"course.zip cannot be written \(Permission"):
+        aistudio.write_bundle(tmp_path / "course.zip", clone)

@@ -1,7 +1,9 @@
 """setup(), the doctor, and what an import costs."""
+import ast
 import os
 import platform
 import random
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +47,35 @@ def test_setup_prints_one_line_and_seeds_everything(capsys):
                  "data: ", "profile: ci", "seed 4"):
         assert part in line
     assert str(Path.home()) not in line  # committed outputs carry no paths
+
+
+def line_of_setup(capsys, **arguments):
+    nam_edu.setup(**arguments)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("data, words", [("shapes100", "data: Shapes-100 (generated)"),
+                                         ("cifar100", "data: CIFAR-100 (NAM_EDU_CIFAR100)"),
+                                         ("mine.tar.gz", "data: mine.tar.gz"),
+                                         ("given", "data: images given in Python")])
+def test_setup_names_the_data_of_a_command(data, words, tmp_path, monkeypatch, capsys):
+    """Also where CIFAR-100 is found, which the lessons would use."""
+    (tmp_path / "cifar.tar.gz").touch()
+    monkeypatch.setenv("NAM_EDU_CIFAR100", str(tmp_path / "cifar.tar.gz"))
+    line = line_of_setup(capsys, seed=2, data=data)
+    assert f"| {words} | seed 2" in line and "profile" not in line
+    assert "data: CIFAR-100 (NAM_EDU_CIFAR100) | profile: ci" in line_of_setup(capsys)
+
+
+def test_setup_says_where_runs_go_when_not_beside_the_notebooks(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("NAM_EDU_RUNS", raising=False)
+    monkeypatch.setattr(backend, "AISTUDIO_WORK", tmp_path / "work")
+    assert "runs:" not in line_of_setup(capsys)
+    (tmp_path / "work").mkdir()
+    assert f"| runs: {tmp_path / 'work'} |" in line_of_setup(capsys)
+    assert "runs:" not in line_of_setup(capsys, data="shapes100")  # a command has --out
+    monkeypatch.setenv("NAM_EDU_RUNS", str(tmp_path / "mine"))
+    assert f"| runs: {tmp_path / 'mine'} |" in line_of_setup(capsys)
 
 
 def test_profile(monkeypatch):
@@ -192,6 +223,112 @@ def test_the_doctor_measures_matrix_products(capsys):
 
 
 def test_the_doctor_says_where_it_cannot_write(monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "writable", lambda folder: False)
+    from nam_edu.machinery import shapes100
+
+    monkeypatch.setattr(shapes100, "writable", lambda folder: False)
     assert doctor.examine() == 1
-    assert "cannot be written to" in capsys.readouterr().out
+    here, cache = [line for line in capsys.readouterr().out.splitlines()
+                   if "cannot be written to" in line]
+    assert "this folder" in here and "NAM_EDU_CACHE" not in here and "change to a folder" in here
+    assert "the cache" in cache and "NAM_EDU_CACHE" in cache
+
+
+WITHOUT = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Block())
+{before}
+from nam_edu.machinery import doctor
+{after}
+sys.exit(doctor.examine())
+"""
+
+
+def doctor_in_a_new_process(*blocked, before="", after="", cwd=REPOSITORY, path=REPOSITORY):
+    """(exit code, standard output) of the doctor where some modules cannot be imported."""
+    code = WITHOUT.format(blocked=set(blocked) or "()", before=before, after=after)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd,
+                            env={**os.environ, "PYTHONPATH": str(path)})
+    assert "Traceback" not in result.stderr, result.stderr
+    return result.returncode, result.stdout
+
+
+def test_the_doctor_without_numpy():
+    code, out = doctor_in_a_new_process("numpy")
+    assert code == 1
+    wrong = [line for line in out.splitlines() if line.startswith("WRONG")]
+    assert wrong == ["WRONG: numpy is missing, which the package needs: "
+                     "pip install -r requirements-base.txt"]
+    assert "1 problem found." in out
+
+
+def test_the_doctor_without_paddle():
+    code, out = doctor_in_a_new_process("paddle")
+    assert code == 1 and "is installed but does not work (No module named 'paddle')" in out
+    code, out = doctor_in_a_new_process("paddle", after="doctor.installed = "
+                                        "lambda name: None if 'paddle' in name else '1.0'")
+    assert code == 1 and "WRONG: PaddlePaddle is not installed: pip install -r req" in out
+
+
+def test_the_doctor_on_python_38():
+    """It says so before anything that needs a newer one, and all on the way to it parses there."""
+    code, out = doctor_in_a_new_process("numpy", before="sys.version_info = (3, 8, 18, 'final', 0)")
+    assert code == 1 and "is outside 3.9 to 3.13" in out and "1 problem found." in out
+    for name in ("__init__", "machinery/__init__", "machinery/doctor", "backend"):
+        tree = ast.parse((REPOSITORY / "nam_edu" / f"{name}.py").read_text(encoding="utf-8"),
+                         feature_version=(3, 8))
+        for node in tree.body:  # at the top: the standard library, and what is in this package
+            if isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= STANDARD
+            elif isinstance(node, ast.ImportFrom):
+                assert ast.unparse(node) == "from . import __version__" or (
+                    not node.level and node.module.split(".")[0] in STANDARD)
+
+
+STANDARD = {"__future__", "contextlib", "ctypes", "importlib", "io", "os", "pathlib", "platform",
+            "random", "shutil", "sys", "time", "warnings", "zlib"}
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A folder with the package alone in it, as a wheel installs it."""
+    shutil.copytree(REPOSITORY / "nam_edu", tmp_path / "bare" / "nam_edu",
+                    ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "bare"
+
+
+def test_the_doctor_on_an_installed_package(bare):
+    """What only lessons and tests need is reported there, and is not wrong."""
+    others = ("jupyterlab", "notebook", "ipywidgets", "pytest", "nbval", "hypothesis")
+    code, out = doctor_in_a_new_process(*others, cwd=bare, path=bare)
+    assert code == 0 and "Nothing is wrong." in out
+    assert out.count("missing (needed by the lessons)") == 2
+    assert out.count("missing (needed by the tests)") == 3
+    code, out = doctor_in_a_new_process("tqdm", cwd=bare, path=bare)
+    assert code == 1 and "which the package needs: pip install tqdm\n" in out
+
+
+def test_the_doctor_beside_the_lessons_of_the_zip(bare):
+    """On AI Studio: notebooks/ and tests/golden lie beside the package, tests do not."""
+    (bare / "notebooks").mkdir()
+    (bare / "tests" / "golden").mkdir(parents=True)
+    code, out = doctor_in_a_new_process("notebook", "jupyterlab", "ipywidgets", "pytest", cwd=bare,
+                                        path=bare)
+    assert code == 1 and "2 problems found." in out
+    assert "jupyterlab or notebook is missing, which the lessons need: pip install jupy" in out
+    assert "ipywidgets is missing, which the lessons need: pip install ipywidgets\n" in out
+
+
+def test_the_doctor_looks_into_the_external_libraries(tmp_path):
+    (tmp_path / "tqdm_of_aistudio.py").touch()
+    info = tmp_path / "tqdm_of_aistudio-9.9.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tqdm_of_aistudio\nVersion: 9.9\n")
+    code, out = doctor_in_a_new_process(
+        after="from nam_edu import backend\nfrom pathlib import Path\n"
+              f"backend.EXTERNAL_LIBRARIES = Path({str(tmp_path)!r})\n"
+              "doctor.NEEDED = (('the package', 'nam_edu', ('tqdm_of_aistudio',)),)")
+    assert code == 0 and "tqdm_of_aistudio       9.9" in out

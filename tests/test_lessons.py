@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nam_edu import lessons
+from nam_edu import backend, lessons
+from nam_edu.machinery.errors import NamEduError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,3 +42,34 @@ def test_results(name):
     with open(ROOT / "results" / f"{name}.csv", newline="") as file:
         assert rows == list(csv.DictReader(file)) and rows
     assert {row["run"] for row in rows} <= {row["run"] for row in lessons.results("runs")}
+
+
+@pytest.mark.parametrize("below, runs", [("notebooks", "runs"),
+                                         ("notebooks/solutions", "../runs"),
+                                         ("notebooks/zh/solutions", "../../runs"),
+                                         ("elsewhere", "runs")])
+def test_runs_lie_in_the_folder_of_the_notebooks(below, runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(backend, "AISTUDIO_WORK", tmp_path / "no such folder")
+    monkeypatch.delenv("NAM_EDU_RUNS", raising=False)
+    (tmp_path / below).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / below)
+    folder = lessons.lesson_folder("lesson4")
+    assert folder.parent == Path(runs)
+    assert folder.name.startswith("lesson4-ci-")
+
+
+def test_runs_lie_where_they_are_kept_or_wanted(tmp_path, monkeypatch):
+    monkeypatch.setattr(backend, "AISTUDIO_WORK", tmp_path)
+    monkeypatch.delenv("NAM_EDU_RUNS", raising=False)
+    assert lessons.lesson_folder("a").parent == tmp_path / "runs"
+    monkeypatch.setenv("NAM_EDU_RUNS", str(tmp_path / "mine"))
+    assert lessons.lesson_folder("a").parent == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("read, name", [(lessons.golden, "square_channel"),
+                                        (lessons.results, "runs")])
+def test_an_installed_package_says_that_a_clone_is_needed(read, name, tmp_path, monkeypatch):
+    assert len(read(name))
+    monkeypatch.setattr(lessons, "__file__", str(tmp_path / "nam_edu" / "lessons.py"))
+    with pytest.raises(NamEduError, match="a clone of the repository"):
+        read(name)

@@ -7,6 +7,7 @@ import pytest
 
 from nam_edu.machinery import shapes100
 from nam_edu.data import read_archive
+from nam_edu.machinery.errors import NamEduError
 from nam_edu.machinery.shapes100 import (SHAPES, TEXTURES, cache_folder, coarse_names, draw,
                                          fine_names, load_shapes100, make_shapes100)
 
@@ -297,3 +298,26 @@ def test_a_cache_given_by_name_that_cannot_be_written_to_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="cannot be written to: give another one with cache="):
         load_shapes100(tmp_path / "file")
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    """The file that was asked for, not the temporary one; and before anything is drawn."""
+    (tmp_path / "file").write_text("")
+    target = tmp_path / "file" / "shapes.tar.gz"
+    monkeypatch.setattr(shapes100, "draw", None)
+    with pytest.raises(NamEduError) as error:
+        make_shapes100(target)
+    assert f"{target} cannot be written" in str(error.value) and "--out" in str(error.value)
+    with pytest.raises(NamEduError, match="is a folder"):
+        make_shapes100(tmp_path)
+
+
+def test_a_disk_that_is_full_is_named(tmp_path, monkeypatch):
+    def full(path, archive):
+        raise OSError(28, "No space left on device", str(tmp_path / ".x.tar.gz.k2j3"))
+
+    monkeypatch.setattr(shapes100, "write_archive", full)
+    with pytest.raises(NamEduError) as error:
+        make_shapes100(tmp_path / "x.tar.gz", train=1, test=1)
+    assert "x.tar.gz cannot be written (No space left on device)" in str(error.value)
+    assert "k2j3" not in str(error.value)

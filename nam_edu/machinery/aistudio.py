@@ -1,14 +1,18 @@
-"""The course as one zip for Baidu AI Studio: python -m nam_edu aistudio."""
+"""Holds `python -m nam_edu aistudio`: the course as one zip for Baidu AI Studio."""
 from __future__ import annotations
 
+import io
+import os
+import subprocess
+import tarfile
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from .errors import NamEduError
 from .files import new_file
 
 LIMIT = 5 * 2**20  # bytes
-DOOR = "notebooks/aistudio/main.ipynb"
+FIRST_PAGE = "notebooks/aistudio/main.ipynb"
 PATTERNS = ("nam_edu/*.py", "nam_edu/machinery/*.py", "nam_edu/weights/*/*", "notebooks/*.ipynb",
             "notebooks/solutions/*.ipynb", "notebooks/images/*", "tests/golden/*", "results/*",
             "README*.md", "LICENSE", "CITATION.cff")
@@ -18,34 +22,87 @@ class BundleError(NamEduError):
     """The bundle cannot be made; says why and what to do."""
 
 
-def write_bundle(target="nam-edu-aistudio.zip", root=None):
-    """Write the zip that AI Studio imports, and return its path.
+def _git(root, *arguments):
+    """The output of git in the clone `root`, as bytes; None where that fails or git is missing."""
+    # Inside a git hook these variables name the repository of the hook.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    try:
+        return subprocess.run(["git", "-C", str(root), *arguments], env=environment, check=True,
+                              capture_output=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
-    In it lie, as they will in /home/aistudio: main.ipynb, the door to the lessons; notebooks/,
-    nam_edu/, and what the lessons read. The same files give the same bytes. `root` is the
-    repository; by default the one that this package lies in. Raises BundleError.
+
+def _committed_files(root):
+    """({path: bytes} of every file in HEAD, its short name), or None where root is no git clone."""
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(os.fsdecode(top).rstrip("\r\n")).resolve() != root.resolve():
+        return None  # no clone, or only a folder somewhere in one
+    head = _git(root, "rev-parse", "--short", "HEAD")
+    # autocrlf: line endings as committed, on Windows too.
+    packed = _git(root, "-c", "core.autocrlf=false", "archive", "--format=tar", "HEAD")
+    if head is None or packed is None:
+        return None
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        files = {m.name: tar.extractfile(m).read() for m in tar.getmembers() if m.isfile()}
+    return (files, head.decode().strip()) if FIRST_PAGE in files else None
+
+
+def _belongs(name, pattern):
+    """Whether a path matches a pattern in which "*" stands for a part of one name."""
+    return name.count("/") == pattern.count("/") and PurePosixPath(name).match(pattern)
+
+
+def course_files(root):
+    """({path in the zip: bytes}, where they come from in words) of the course in a clone, as it was
+    committed: a learner's edits stay out. Where git cannot tell, the files as they are on disk."""
+    committed = _committed_files(root)
+    if committed is not None:
+        files, head = committed
+        origin = f"the files as committed ({head}); uncommitted changes are left out"
+    else:
+        origin = "the files as they are on disk, edits included (no git clone, or no git)"
+        files = {path.relative_to(root).as_posix(): path.read_bytes()
+                 for pattern in (FIRST_PAGE, *PATTERNS) for path in root.glob(pattern)
+                 if path.is_file()}
+    chosen = {"main.ipynb": files[FIRST_PAGE]}
+    for pattern in PATTERNS:
+        chosen.update({name: files[name] for name in sorted(files) if _belongs(name, pattern)})
+    return chosen, origin
+
+
+def write_bundle(target="nam-edu-aistudio.zip", root=None):
+    """Write the zip that AI Studio imports, say in one line which files it took, and return its
+    path.
+
+    Its contents are laid out as they will be in /home/aistudio: main.ipynb, the first page, which
+    links to the lessons; notebooks/, nam_edu/, and what the lessons read. The same files give the
+    same bytes. `root` is the repository; by default the one that contains this package. Raises
+    BundleError.
     """
     root = Path(root or Path(__file__).resolve().parent.parent.parent)
-    door = root / DOOR
-    if not door.is_file():
-        raise BundleError(f"there is no {DOOR} in {root}: the bundle is made from a clone of the "
-                          "repository, not from an installed package")
-    members = {"main.ipynb": door}
-    for pattern in PATTERNS:
-        for path in sorted(root.glob(pattern)):
-            if path.is_file():
-                members[path.relative_to(root).as_posix()] = path
+    if not (root / FIRST_PAGE).is_file():
+        raise BundleError(f"there is no {FIRST_PAGE} in {root}: the bundle is made from a clone of "
+                          "the repository, not from an installed package")
     target = Path(target)
     if target.is_dir():
         raise BundleError(f"{target} is a folder: give the name of a file with --out")
-    with new_file(target) as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as bundle:
-            for name, path in members.items():
-                info = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
-                info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-                bundle.writestr(info, path.read_bytes())
-        size = file.tell()
-        if size > LIMIT:
-            raise BundleError(f"the bundle would have {size / 2**20:.1f} MB, more than "
-                              f"{LIMIT >> 20}: refresh the notebooks with smaller pictures")
+    members, origin = course_files(root)
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
+            info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            bundle.writestr(info, content)
+    size = len(packed.getvalue())
+    if size > LIMIT:
+        raise BundleError(f"the bundle would have {size / 2**20:.1f} MB, more than "
+                          f"{LIMIT >> 20}: refresh the notebooks with smaller pictures")
+    try:
+        with new_file(target) as file:
+            file.write(packed.getvalue())
+    except OSError as error:  # it names the temporary file
+        raise BundleError(f"{target} cannot be written ({error.strerror or error}): name a file in "
+                          "a folder of your own with --out") from error
+    print(f"In the zip: {origin}.")
     return target

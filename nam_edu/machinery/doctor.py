@@ -1,21 +1,30 @@
-"""`python -m nam_edu doctor`: what is installed, what is wrong, and how to mend it."""
+"""Holds `python -m nam_edu doctor`: what is installed, what is wrong, and how to fix it.
+
+Whatever is missing, this must still run: only the standard library is imported at the top, and
+nothing here needs more than Python 3.8.
+"""
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
 import sys
-import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
 
-from ..backend import data_found, import_paddle, tune_cpu, usable_cores
-from .cifar_archive import ArchiveError
-from .shapes100 import cache_folder
-
 OLDEST_PADDLE = (2, 6)
-NEEDED = ("numpy", "matplotlib", "jupyterlab", "nbval", "visualdl", "tqdm", "pytest")
+OLDEST_PYTHON, NEWEST_PYTHON = (3, 9), (3, 13)
+HOME = Path(__file__).resolve().parent.parent.parent  # a clone, or where packages are installed
+
+# (who needs the packages, what is in HOME only if somebody there does, the packages); of names
+# joined by "or", one is enough. The zip for AI Studio has tests/golden but no tests.
+NEEDED = (
+    ("the package", "nam_edu", ("numpy", "matplotlib", "tqdm", "visualdl")),
+    ("the lessons", "notebooks", ("jupyterlab or notebook", "ipywidgets")),
+    ("the tests", "tests/test_backend.py", ("pytest", "nbval", "hypothesis")),
+)
 
 
 def installed(name):
@@ -26,18 +35,32 @@ def installed(name):
         return None
 
 
+def importable(name):
+    """Whether Python finds a module of this name; what pip left of a package may have none."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def has_nvidia_gpu():
     """Whether this machine shows an NVIDIA GPU, Paddle asked or not."""
     return bool(shutil.which("nvidia-smi")) or Path("/proc/driver/nvidia/version").exists()
 
 
-def writable(folder):
-    """Whether a file can be made in a folder."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+def cure(file, otherwise):
+    """The command that installs what is missing: from a requirements file of the clone, or, where
+    that file is not here, `otherwise`."""
+    return f"pip install -r {file}" if (HOME / file).is_file() else f"pip install {otherwise}"
+
+
+def packages():
+    """(name, version or None, who needs it, whether it is needed here) of every package."""
+    for who, sign, names in NEEDED:
+        for name in names:
+            found = [n for n in name.split(" or ") if installed(n) and importable(n)]
+            title, version = (found[0], installed(found[0])) if found else (name, None)
+            yield title, version, who, (HOME / sign).exists()
 
 
 def matrix_product_rate(paddle, size=1024, seconds=0.5):
@@ -52,7 +75,7 @@ def matrix_product_rate(paddle, size=1024, seconds=0.5):
 
 
 def problems(cpu, gpu, version, nvidia, cuda_build):
-    """What is wrong with the installed Paddle, in sentences that say how to mend it.
+    """What is wrong with the installed Paddle, in sentences that say how to fix it.
 
     cpu, gpu: versions of the distributions paddlepaddle and paddlepaddle-gpu, or None; version: of
     the paddle that was imported, or None; nvidia: whether there is a GPU; cuda_build: whether this
@@ -63,8 +86,9 @@ def problems(cpu, gpu, version, nvidia, cuda_build):
                "each other's files: pip uninstall -y paddlepaddle paddlepaddle-gpu, then install "
                "one of them")
     if version is None:
-        yield ("PaddlePaddle is not installed: pip install -r requirements.txt (without a GPU) or "
-               "pip install -r requirements-gpu.txt")
+        if not cpu and not gpu:
+            yield (f"PaddlePaddle is not installed: {cure('requirements.txt', 'paddlepaddle')} "
+                   f"(without a GPU) or {cure('requirements-gpu.txt', 'paddlepaddle-gpu')}")
         return
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers != (0, 0) and numbers < OLDEST_PADDLE:  # 0.0.0 is a development build
@@ -72,46 +96,82 @@ def problems(cpu, gpu, version, nvidia, cuda_build):
                "pip install --upgrade paddlepaddle")
     if nvidia and not cuda_build:
         yield ("there is an NVIDIA GPU, but this Paddle is the CPU build: pip uninstall -y "
-               "paddlepaddle, then pip install -r requirements-gpu.txt")
+               f"paddlepaddle, then {cure('requirements-gpu.txt', 'paddlepaddle-gpu')}")
 
 
 def examine():
     """Print the state of this installation; return 1 if something is wrong, else 0."""
-    wrong = []
-    print(f"Python {platform.python_version()} on {platform.platform()}, "
-          f"{usable_cores()} usable cores")
-    if not (3, 9) <= sys.version_info[:2] <= (3, 13):
-        wrong.append(f"Python {platform.python_version()} is outside 3.9 to 3.13, for which "
-                     "PaddlePaddle has packages")
-    for name in NEEDED:
-        print(f"{name:<16} {installed(name) or 'missing'}")
-        if not installed(name):
-            wrong.append(f"{name} is missing: pip install -r requirements-base.txt")
+    wrong = list(_examine())
+    for sentence in wrong:
+        print(f"WRONG: {sentence}")
+    print(f"{len(wrong)} problem{'s' * (len(wrong) != 1)} found." if wrong else "Nothing is wrong.")
+    return 1 if wrong else 0
+
+
+def _examine():
+    """Print what is found, and give every problem as a sentence."""
+    print(f"Python {platform.python_version()} on {platform.platform()}")
+    version = tuple(sys.version_info[:2])
+    if not OLDEST_PYTHON <= version <= NEWEST_PYTHON:
+        yield (f"Python {platform.python_version()} is outside 3.9 to 3.13, for which PaddlePaddle "
+               "has packages: install one of those versions, and the packages there")
+        if version < OLDEST_PYTHON:
+            return  # the rest of the package need not even load
+    from ..backend import add_external_libraries
+
+    add_external_libraries()  # before looking
+    missing = []
+    for name, version, who, here in packages():
+        print(f"{name:<22} {version or f'missing (needed by {who})'}")
+        if not version and here:
+            missing.append(name)
+            yield (f"{name} is missing, which {who} need{'s' * (who == 'the package')}: "
+                   + cure("requirements-base.txt", name.split(" or ")[0]))
+    yield from _examine_paddle(missing)
+    yield from _examine_folders(missing)
+
+
+def _examine_paddle(missing):
+    from ..backend import import_paddle, tune_cpu, usable_cores
 
     version, cuda_build = None, False
+    cpu, gpu = installed("paddlepaddle"), installed("paddlepaddle-gpu")
     try:
         tuned = tune_cpu()
         paddle = import_paddle()
         version, cuda_build = paddle.__version__, paddle.is_compiled_with_cuda()
-        print(f"{'paddle':<16} {version}, {'GPU' if cuda_build else 'CPU'} build, device "
-              f"{paddle.device.get_device()}, {os.environ.get('OMP_NUM_THREADS', '1')} threads")
-        print(f"{'set for the CPU':<16} "
+        print(f"{'paddle':<22} {version}, {'GPU' if cuda_build else 'CPU'} build, device "
+              f"{paddle.device.get_device()}")
+        print(f"{'threads':<22} {os.environ.get('OMP_NUM_THREADS', '1')}, of "
+              f"{usable_cores()} usable cores")
+        print(f"{'set for the CPU':<22} "
               f"{', '.join(f'{n}={v}' for n, v in tuned.items()) or 'nothing'}")
-        print(f"{'matrix products':<16} {matrix_product_rate(paddle):.0f} GFLOP/s")
-    except ImportError as error:
-        print(f"{'paddle':<16} cannot be imported: {error}")
-    wrong += problems(installed("paddlepaddle"), installed("paddlepaddle-gpu"), version,
-                      has_nvidia_gpu(), cuda_build)
+        print(f"{'matrix products':<22} {matrix_product_rate(paddle):.0f} GFLOP/s")
+    except Exception as error:  # whatever a broken installation raises
+        print(f"{'paddle':<22} does not work: {type(error).__name__}: {error}")
+        if (cpu or gpu) and "numpy" not in missing:
+            yield (f"Paddle {cpu or gpu} is installed but does not work ({error}): install what it "
+                   "asks for, or pip install --force-reinstall "
+                   f"{'paddlepaddle' if cpu else 'paddlepaddle-gpu'}")
+    yield from problems(cpu, gpu, version, has_nvidia_gpu(), cuda_build)
+
+
+def _examine_folders(missing):
     try:
-        print(f"{'data':<16} {data_found()}")
-    except ArchiveError as error:
-        wrong.append(str(error))
-    for what, folder in (("this folder", Path.cwd()), ("the cache", cache_folder())):
-        print(f"{what:<16} {folder}")
+        from ..backend import data_found
+        from .shapes100 import cache_folder, writable
+
+        print(f"{'data':<22} {data_found()}")
+    except ImportError as error:
+        print(f"{'data and folders':<22} cannot be examined: {error}")
+        if "numpy" not in missing:
+            yield f"this package does not load: {error}"
+        return
+    except ValueError as error:  # the package's own errors
+        yield str(error)
+    for what, folder, advice in (
+            ("this folder", Path.cwd(), "change to a folder of your own before you train"),
+            ("the cache", cache_folder(), "set NAM_EDU_CACHE to a folder of your own")):
+        print(f"{what:<22} {folder}")
         if not writable(folder):
-            wrong.append(f"{what}, {folder}, cannot be written to: work in a folder of your own, "
-                         "or set NAM_EDU_CACHE to one")
-    for sentence in wrong:
-        print(f"WRONG: {sentence}")
-    print("Nothing is wrong." if not wrong else f"{len(wrong)} to mend.")
-    return 1 if wrong else 0
+            yield f"{what}, {folder}, cannot be written to: {advice}"

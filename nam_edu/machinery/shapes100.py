@@ -1,4 +1,4 @@
-"""Shapes-100: a data set drawn by code, for places where CIFAR-100 is not at hand.
+"""Holds Shapes-100: a data set drawn by code, for places where CIFAR-100 is not at hand.
 
 Twenty shapes, each in five textures, make 20 coarse and 100 fine labels on 32 x 32 colour images.
 Position, size, rotation, colours, background and noise are random in every image. No class is the
@@ -293,16 +293,30 @@ def draw(n, seed=0, *, split="train"):
 def make_shapes100(path, *, train=TRAIN, test=TEST, seed=0):
     """Draw the data set, write it as an archive in CIFAR-100's format, and return its path.
 
-    train, test: numbers of images. Raises ValueError for a number below 1 or a negative seed.
+    train, test: numbers of images. Raises ValueError for a number below 1 or a negative seed,
+    ArchiveError where the file cannot be written.
     """
     train, test = whole_number("train", train, 1), whole_number("test", test, 1)
+    seed = whole_number("seed", seed, 0)
+    path = Path(path)
+    advice = "give the path of a file in a folder of your own (--out)"
+    if path.is_dir():
+        raise ArchiveError(f"{path} is a folder: {advice}")
+    if not writable(path.parent):  # said before the seconds that drawing takes
+        raise ArchiveError(f"{path} cannot be written, because its folder cannot: {advice}")
     names = tuple(fine_names()), tuple(coarse_names())
     splits = [Split(*draw(n, seed, split=split), *names)
               for split, n in (("train", train), ("test", test))]
-    return write_archive(path, Archive(*splits, *names))
+    try:
+        return write_archive(path, Archive(*splits, *names))
+    except OSError as error:
+        raise ArchiveError(
+            f"{path} cannot be written ({error.strerror or error}): {advice}") from error
 
 
-def _writable(folder):
+def writable(folder):
+    """Whether a file can be made in a folder, which is made where it is missing."""
+    folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -315,14 +329,14 @@ def cache_folder():
     """Where the drawn archive is kept: NAM_EDU_CACHE, or ~/.cache/nam_edu, or, where that cannot
     be written to, the system's temporary folder."""
     folder = Path(os.path.expanduser(os.environ.get("NAM_EDU_CACHE") or "~/.cache/nam_edu"))
-    return folder if _writable(folder) else Path(tempfile.gettempdir())
+    return folder if writable(folder) else Path(tempfile.gettempdir())
 
 
 def load_shapes100(cache=None):
     """The data set as an `Archive`: 10,000 images to train on and 2,000 to test on.
 
     It is drawn once and kept in the folder `cache` (default: `cache_folder()`); a kept file that
-    is damaged, or is not what was drawn, is drawn anew. Raises ValueError for a `cache` that
+    is damaged, or is not what was drawn, is drawn anew. Raises ArchiveError for a `cache` that
     cannot be written to.
     """
     folder = cache_folder() if cache is None else Path(os.path.expanduser(cache))
@@ -335,7 +349,7 @@ def load_shapes100(cache=None):
                 return archive
         except ArchiveError:
             pass
-    if not _writable(folder):
-        raise ArgumentError(f"the folder {folder} cannot be written to: give another one with "
-                            "cache=")
+    if not writable(folder):
+        raise ArchiveError(
+            f"the folder {folder} cannot be written to: give another one with cache=")
     return read_archive(make_shapes100(path, train=TRAIN, test=TEST))
