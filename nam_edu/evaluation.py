@@ -13,7 +13,7 @@ import paddle.nn.functional as F
 
 from .attention import ChannelNAM, gamma_weights, nam_layers
 from .baselines import ConstantGate
-from .data import normalise, superclasses
+from .data import normalise
 from .machinery.inference import inference_mode, outputs
 from .resnet import BasicBlock, BottleneckBlock, ResNet
 
@@ -24,10 +24,12 @@ class Evaluation:
 
     top1, top5: share of images whose class is the first, or among the first five, of the network's
     ranking. top1_interval, top5_interval: 95 % Wilson intervals (low, high).
-    superclass_top1: share whose first choice lies in the right superclass.
+    superclass_top1: share whose first choice lies in the right superclass; a first choice whose
+    superclass the split does not know (`Split.superclass_of`) counts as wrong.
     per_class, per_superclass: name -> accuracy, None for a class without an image in the split;
     for a superclass that of its fine classes.
-    confusion: (20, 20), images of the row's superclass whose first choice lies in the column's.
+    confusion: (20, 20), images of the row's superclass whose first choice lies in the column's;
+    first choices of an unknown superclass are left out.
     predicted: (N,), first choices; confidence: (N,), their softmax probabilities.
     """
 
@@ -124,8 +126,7 @@ def evaluate(network, split, batch_size=256):
     odds = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     confidence = 1 / odds.sum(1)  # of the first choice, whose odds are 1
 
-    superclass_of = superclasses(split)
-    predicted_super = superclass_of[predicted]  # -1: a class of which the split has no image
+    predicted_super = split.superclass_of[predicted]  # -1: unknown
     confusion = np.zeros((len(split.coarse_names),) * 2, np.int64)
     known = predicted_super >= 0
     np.add.at(confusion, (split.coarse[known], predicted_super[known]), 1)

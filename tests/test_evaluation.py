@@ -58,13 +58,25 @@ def test_every_number_against_a_count_by_hand():
 
 
 def test_a_class_without_an_image():
+    """Of a split made by hand, which cannot know the superclass of a class it has no image of."""
     split = random_split(50, 0)  # classes 0 to 49 only
     logits = np.eye(100)[np.where(np.arange(50) < 10, 99, split.fine)]  # ten say class 99
     result = evaluate(Oracle(logits), split)
     assert result.top1 == 80 and result.per_class["fine 99"] is None
+    assert result.superclass_top1 == 80  # unknown counts as wrong
     assert result.per_superclass["coarse 19"] is None
     assert result.confusion.sum() == 40 and "coarse 19" not in str(result)
     json.dumps(result.as_dict())
+
+
+def test_superclasses_of_a_part_of_an_archive(archive):
+    """Always right in the superclass, by classes of which the split has no image."""
+    split = archive.test.take(np.flatnonzero(archive.test.fine % 5 < 2)[:50])
+    logits = np.eye(100)[split.fine // 5 * 5 + (split.fine + 1) % 5]
+    result = evaluate(Oracle(logits), split)
+    assert not np.isin(result.predicted, split.fine).all()
+    assert result.superclass_top1 == 100 and result.top1 == 0
+    assert np.trace(result.confusion) == result.confusion.sum() == len(split)
 
 
 @pytest.mark.parametrize("right, n, low, high", [
