@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import datetime
 import io
 import json
 import os
@@ -57,7 +58,7 @@ class Trial:
 
     def recipe(self):
         from nam_edu.data import CIFAR100_MEAN, CIFAR100_STD
-        from nam_edu.training import Recipe
+        from nam_edu.recipes import Recipe
 
         return Recipe("evidence", "cifar100", width=self.width, attention=self.attention,
                       epochs=self.epochs, nesterov=True, penalty=self.penalty,
@@ -66,6 +67,7 @@ class Trial:
 
 
 def group(attentions, seeds, **settings):
+    """The trials of these attentions with these seeds, seed by seed."""
     return [Trial(attention, seed, **settings) for seed in seeds for attention in attentions]
 
 
@@ -92,9 +94,42 @@ def load():
     import nam_edu
 
     nam_edu.setup()
-    from nam_edu.training import load_data
+    from nam_edu.data import load_data
 
     return load_data("cifar100")
+
+
+def commit():
+    """The full hash of the commit that is checked out. Exits where the code differs from it: a row
+    names the commit that made it."""
+    def git(*command):
+        return subprocess.run(["git", *command], cwd=ROOT, check=True, capture_output=True,
+                              text=True).stdout.strip()
+
+    try:
+        if git("status", "--porcelain", "--", "nam_edu", "experiments"):
+            sys.exit("nam_edu/ or experiments/ has changes that are not committed: commit them, "
+                     "so that the rows of the runs can name the commit that made them")
+        return git("rev-parse", "HEAD")
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"the commit is unknown, so the runs could not name it: {error}")
+
+
+def origin(folder):
+    """Where a run comes from: {"commit", "started", "data_md5"}, kept beside it in origin.json;
+    empty for runs from before there was such a file."""
+    path = folder / "origin.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def write_origin(folder):
+    """Write origin.json as the run starts; a run that goes on keeps its own."""
+    from nam_edu.machinery.files import write_text
+
+    if not origin(folder) and not (folder / "run.json").exists():
+        started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        write_text(folder / "origin.json", json.dumps({
+            "commit": commit(), "started": started, "data_md5": todays_md5()}))
 
 
 def train(trial):
@@ -108,6 +143,7 @@ def train(trial):
     from nam_edu.training import fit
 
     folder = RUNS / trial.name
+    write_origin(folder)
     probed = archive.test.take(np.arange(PROBED))
 
     class GateProbe(Callback):
@@ -162,7 +198,7 @@ def examine(trial):
     test = load().test
     from nam_edu.attention import nam_layers
     from nam_edu.evaluation import evaluate, gates, predict, without_channels
-    from nam_edu.training import open_run
+    from nam_edu.runs import open_run
 
     folder = RUNS / trial.name
     network = open_run(folder).network
@@ -210,14 +246,17 @@ def in_processes(what, trials, done, processes):
 
 
 def all_trials():
+    """The trials of all groups, in their order."""
     return [trial for trials in GROUPS.values() for trial in trials]
 
 
 def finished(trial):
+    """Whether a run has trained its last epoch."""
     return len(read_rows(RUNS / trial.name / "log.csv")) == trial.epochs
 
 
 def examined(trial):
+    """Whether the last file of `examine` is there."""
     last = "removed.csv" if trial in GROUPS["main"] else "fixed-end.csv"
     return (RUNS / trial.name / last).exists()
 
@@ -234,7 +273,7 @@ def read_rows(path):
 
 def write_rows(path, rows):
     """Write dictionaries as a CSV file, whole or not at all."""
-    from nam_edu.files import write_text
+    from nam_edu.machinery.files import write_text
 
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
@@ -243,24 +282,34 @@ def write_rows(path, rows):
     write_text(path, text.getvalue())
 
 
-def collect():
-    """Write the results of all finished runs: a row per run, per epoch, per layer and epoch, per
-    way of fixing the gates, per way of removing channels. Rows of runs that were made elsewhere,
-    whose folders are not here, are kept."""
+def todays_md5():
+    """The md5 of the archive that is here now."""
     from nam_edu.data import HOW_TO_GET, locate_cifar100
-    from nam_edu.files import file_md5
+    from nam_edu.machinery.files import file_md5
 
-    tables = {name: [] for name in ("runs", "curves", "gates", "fixed", "removed")}
     archive = locate_cifar100()
     if archive is None:
         sys.exit(HOW_TO_GET)
-    md5 = file_md5(archive)
+    return file_md5(archive)
+
+
+def collect():
+    """Write the results of all finished runs: a row per run, per epoch, per layer and epoch, per
+    way of fixing the gates, per way of removing channels. Rows of runs that were made elsewhere,
+    whose folders are not here, are kept.
+
+    A row keeps the md5 of the data that it was made with: of today's archive only where a run is
+    new and brings none. `commit` and `started` are empty for runs from before they were kept.
+    """
+    tables = {name: [] for name in ("runs", "curves", "gates", "fixed", "removed")}
+    known = {row["run"]: row for row in read_rows(RESULTS / "runs.csv")}
     for group_name, trials in GROUPS.items():
         for trial in filter(finished, trials):
             folder, run = RUNS / trial.name, {"run": trial.name}
             log = read_rows(folder / "log.csv")
             about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            end = log[-1]
+            end, made = log[-1], origin(folder)
+            md5 = (made or known.get(trial.name, {})).get("data_md5") or todays_md5()
             tables["runs"].append({
                 "attention": trial.attention, "seed": trial.seed, "network": trial.network,
                 "epochs": trial.epochs, "top1": f"{float(end['eval_top1']):.2f}",
@@ -271,7 +320,8 @@ def collect():
                 "recipe": json.dumps(about["recipe"]),
                 "command": f"python -m experiments.attention run {group_name}", "data_md5": md5,
                 "versions": json.dumps(about["versions"]), "machine": about["machine"],
-                "date": about["started"][:10], **run})
+                "date": about["started"][:10], "commit": made.get("commit", ""),
+                "started": made.get("started", ""), **run})
             tables["curves"] += [{**run, "epoch": row["epoch"], **{
                 k: f"{float(row[k]):.5g}" for k in (
                     "loss", "top1", "eval_cross_entropy", "eval_top1", "eval_top5",
@@ -283,7 +333,12 @@ def collect():
     order = [trial.name for trial in all_trials()]
     for name, rows in tables.items():
         here = {row["run"] for row in rows}
-        rows += [row for row in read_rows(RESULTS / f"{name}.csv") if row["run"] not in here]
+        kept = [row for row in read_rows(RESULTS / f"{name}.csv") if row["run"] not in here]
+        if name == "runs":
+            kept = [{**{k: v for k, v in row.items() if k != "run"},
+                     "commit": row.get("commit", ""), "started": row.get("started", ""),
+                     "run": row["run"]} for row in kept]
+        rows += kept
         rows.sort(key=lambda row: order.index(row["run"]))
         if rows:
             write_rows(RESULTS / f"{name}.csv", rows)

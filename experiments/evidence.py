@@ -11,11 +11,12 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+from scipy.special import stdtrit
 
 from experiments.attention import GROUPS, RESULTS, ROOT, Trial, read_rows
+from experiments.markdown import table
+from nam_edu import plots
 
-# Student's t, two-sided, of n pairs: for 90 % and for 95 %.
-T = {2: (6.314, 12.706), 3: (2.920, 4.303), 4: (2.353, 3.182), 5: (2.132, 2.776), 6: (2.015, 2.571)}
 MARGIN = 1.0  # points of top-1; see results/attention.md for when and why it was named
 TITLES = {"none": "none", "half": "constant ½", "se": "SE", "nam": "NAM", "cbam": "CBAM",
           "eca": "ECA", "nam-detached": "NAM, W detached", "nam-spatial": "NAM, channel + spatial"}
@@ -23,12 +24,17 @@ TITLES = {"none": "none", "half": "constant ½", "se": "SE", "nam": "NAM", "cbam
 
 # ----------------------------------------------------------------------------------- statistics
 
+def quantile(pairs, confidence):
+    """Student's t, two-sided, of so many pairs: 6 pairs and 0.95 give 2.5706."""
+    return float(stdtrit(pairs - 1, (1 + confidence) / 2))
+
+
 def difference(a, b):
     """Of two dictionaries {seed: value}, over the seeds of both: (pairs, mean of a - b, half of the
     90 % interval, half of the 95 % interval), the intervals from Student's t."""
     d = [a[seed] - b[seed] for seed in sorted(set(a) & set(b))]
     error = statistics.stdev(d) / math.sqrt(len(d))
-    return len(d), statistics.mean(d), *(t * error for t in T[len(d)])
+    return len(d), statistics.mean(d), *(quantile(len(d), c) * error for c in (0.90, 0.95))
 
 
 def verdict(mean, half_90, half_95):
@@ -57,13 +63,8 @@ def of_group(name, runs):
 
 # --------------------------------------------------------------------------------------- tables
 
-def table(head, rows):
-    """A Markdown table; the first column is text."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in lines)
-
-
 def accuracy_table(runs, groups):
+    """One row per kind of run: its accuracies after the last epoch."""
     rows = []
     for group in groups:
         for title, wanted in of_group(group, runs):
@@ -220,23 +221,13 @@ def removed_table(runs, removed, wanted):
 
 # -------------------------------------------------------------------------------------- figures
 
+@plots.styled
 def main_figure(runs):
     """Left: the runs of the main comparison, joined by seed. Right: the differences in pairs."""
-    from nam_edu import plots
-
-    names = [title for title, _ in of_group("main", runs)]
-    values = {title: by_seed(runs, **wanted) for title, wanted in of_group("main", runs)}
+    values = {title.replace(" ", "\n"): by_seed(runs, **wanted)
+              for title, wanted in of_group("main", runs)}
     figure, (left, right) = plots.panels(2, height=3.1)
-    for i, seed in enumerate(sorted(set.intersection(*(set(v) for v in values.values())))):
-        left.plot(names, [values[n][seed] for n in names], color="#aaaaaa", linewidth=0.8,
-                  marker=plots.MARKERS[i], markersize=5, markeredgewidth=0,
-                  markerfacecolor=plots.COLOURS[i])
-    for place, name in enumerate(names):
-        mean = statistics.mean(values[name].values())
-        left.plot([place - 0.25, place + 0.25], [mean, mean], color="black", linewidth=2)
-    left.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
-    left.set(ylabel="top-1, per cent", xlim=(-0.5, len(names) - 0.5),
-             title="Each line one seed; bars: means")
+    plots.seeds(values, "top-1, per cent", "Each line one seed; bars: means", ax=left)
     right.axvspan(-MARGIN, MARGIN, color=plots.YELLOW, alpha=0.25, linewidth=0,
                   label="smallest effect that matters")
     right.axvline(0, color="#666666", linewidth=1, linestyle="--")
@@ -255,11 +246,11 @@ def main_figure(runs):
     return figure
 
 
+@plots.styled
 def gamma_figure(runs, gates):
     """Mean gamma over the epochs, measured and predicted from the weight decay; spread of gamma;
     the reach of the gate."""
-    from nam_edu import plots
-    from nam_edu.training import learning_rate
+    from nam_edu.recipes import learning_rate
 
     recipe = Trial("nam", 0).recipe()
     steps = -(-50_000 // recipe.batch_size)
@@ -295,10 +286,9 @@ def gamma_figure(runs, gates):
     return figure
 
 
+@plots.styled
 def removed_figure(runs, removed):
     """Top-1 over the share of channels removed, by the gamma of NAM and of the batch norm."""
-    from nam_edu import plots
-
     panels = [("NAM: by the γ of NAM", kind("nam"), "nam"),
               ("NAM: by the γ of the batch norm", kind("nam"), "bn"),
               ("none: by the γ of the batch norm", kind("none"), "bn")]

@@ -51,8 +51,10 @@ def ship(source, target):
     import numpy as np
 
     from nam_edu import checkpoint
+    from nam_edu.data import load_data
     from nam_edu.evaluation import evaluate
-    from nam_edu.training import load_data, log_as_csv, open_run
+    from nam_edu.machinery.recorder import log_as_csv
+    from nam_edu.runs import open_run
 
     run = open_run(source)
     if run.recipe.name != "shipped" or len(run.log) != run.recipe.epochs:

@@ -1,4 +1,5 @@
-"""Random crop, flip, brightness, contrast and rotation of whole batches of images in NumPy.
+"""Lesson 4: random crop, flip, brightness, contrast and rotation of whole batches of images, in
+NumPy.
 
 Each step gives, pixel for pixel, what the transform of the same name in `paddle.vision.transforms`
 gives for one PIL image; doing a batch at once makes it fast without worker processes.
@@ -15,7 +16,8 @@ class Augmentation:
     """What may happen to a training image, in this order; the defaults do nothing.
 
     crop_padding: pixels of black border from which a window of the old size is cut at random.
-    brightness, contrast: b changes the image, every other time, by a factor from 1-b to 1+b.
+    brightness, contrast: b changes the image, every other time, by a factor from 1-b, but at least
+    0, to 1+b.
     flip: mirror left to right every other time.
     rotation: turn by up to so many degrees either way, nearest neighbour, black corners.
     """
@@ -34,7 +36,8 @@ class Augmentation:
         n = len(images)
         # All numbers are drawn whether used or not: a switch changes its own step only.
         top, left = rng.integers(0, 2 * self.crop_padding + 1, (2, n))
-        brightness, contrast = 1 + rng.uniform(-1, 1, (2, n)) * [[self.brightness], [self.contrast]]
+        brightness, contrast = (max(0, 1 - b) + (min(1, b) + b) * rng.random(n)
+                                for b in (self.brightness, self.contrast))
         use_brightness, use_contrast, use_flip = rng.random((3, n)) < 0.5
         angle = rng.uniform(-1, 1, n) * self.rotation
 

@@ -142,7 +142,9 @@ class Batches:
 
     Order and augmentation depend on `seed`, `epoch` and the number of the batch alone, so a batch
     can be made again at any time; `epoch`, and `first`, the batch to begin with, are set from
-    outside before each pass. Without an augmentation the images come in their own order.
+    outside before each pass. All these streams of random numbers differ, also from the one that
+    picks the training images (`training`). Without an augmentation the images come in their own
+    order.
 
     share: (rank, ranks): of every batch only each ranks-th image, from the rank-th on; a few images
     at the end are left out where they do not go round.
@@ -157,16 +159,20 @@ class Batches:
         whole, rest = divmod(len(self.split), self.batch_size)
         return whole + (rest >= self.share[1])
 
+    def _rng(self, step, of):
+        # NumPy ignores zeros at the end of a seed: [0, 3] and [0, 3, 0] are one stream. So the last
+        # number is never zero: 1 for the order of the images, 2 for the augmentation of a batch.
+        return np.random.default_rng([self.seed, self.epoch, step, of])
+
     def __iter__(self):
         order = np.arange(len(self.split))
         if self.augmentation is not None:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.split))
+            order = self._rng(0, of=1).permutation(len(self.split))
         for step in range(self.first, len(self)):
             rows = order[step * self.batch_size:(step + 1) * self.batch_size]
             images = self.split.images[rows]
             if self.augmentation is not None:
-                rng = np.random.default_rng([self.seed, self.epoch, step])
-                images = self.augmentation(images, rng)
+                images = self.augmentation(images, self._rng(step, of=2))
             rank, ranks = self.share
             mine = slice(rank, len(rows) // ranks * ranks, ranks)
             yield [normalise(images[mine], *self.normalization), self.split.fine[rows[mine], None]]

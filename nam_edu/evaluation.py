@@ -1,5 +1,8 @@
-"""Accuracy of a network on a split, with intervals; gamma, weights and gates of a trained network;
-what is left of the accuracy when gates are fixed or channels removed."""
+"""Lessons 5 and 6: what a network is worth on a split, with intervals, and what its gates do.
+
+Gamma, weights and gates of a trained network; the accuracy that is left when gates are fixed or
+channels removed.
+"""
 from __future__ import annotations
 
 import contextlib
@@ -11,9 +14,9 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
-from .attention import ChannelNAM, gamma_weights, nam_layers
+from .attention import ChannelNAM, nam_layers
 from .baselines import ConstantGate
-from .data import normalise, superclasses
+from .data import normalise
 from .machinery.inference import inference_mode, outputs
 from .resnet import BasicBlock, BottleneckBlock, ResNet
 
@@ -24,10 +27,12 @@ class Evaluation:
 
     top1, top5: share of images whose class is the first, or among the first five, of the network's
     ranking. top1_interval, top5_interval: 95 % Wilson intervals (low, high).
-    superclass_top1: share whose first choice lies in the right superclass.
+    superclass_top1: share whose first choice lies in the right superclass; a first choice whose
+    superclass the split does not know (`Split.superclass_of`) counts as wrong.
     per_class, per_superclass: name -> accuracy, None for a class without an image in the split;
     for a superclass that of its fine classes.
-    confusion: (20, 20), images of the row's superclass whose first choice lies in the column's.
+    confusion: (20, 20), images of the row's superclass whose first choice lies in the column's;
+    first choices of an unknown superclass are left out.
     predicted: (N,), first choices; confidence: (N,), their softmax probabilities.
     """
 
@@ -83,8 +88,14 @@ class Evaluation:
 def wilson_interval(right, n, z=1.959964):
     """The 95 % Wilson score interval of a share right/n, in per cent: (low, high).
 
+    Raises ValueError unless n is at least 1 and right lies between 0 and n.
     Source: E. B. Wilson, Journal of the American Statistical Association 22 (1927).
     """
+    right, n = float(right), float(n)  # NumPy's small whole numbers would overflow
+    if not 1 <= n < math.inf:
+        raise ValueError(f"an interval needs at least one image, not {n:g}")
+    if not 0 <= right <= n:
+        raise ValueError(f"the number right must lie between 0 and the {n:g} images, not {right:g}")
     share = right / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -124,8 +135,7 @@ def evaluate(network, split, batch_size=256):
     odds = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
     confidence = 1 / odds.sum(1)  # of the first choice, whose odds are 1
 
-    superclass_of = superclasses(split)
-    predicted_super = superclass_of[predicted]  # -1: a class of which the split has no image
+    predicted_super = split.superclass_of[predicted]  # -1: unknown
     confusion = np.zeros((len(split.coarse_names),) * 2, np.int64)
     known = predicted_super >= 0
     np.add.at(confusion, (split.coarse[known], predicted_super[known]), 1)
@@ -144,6 +154,16 @@ def evaluate(network, split, batch_size=256):
         confusion=confusion, predicted=predicted, confidence=confidence)
 
 
+def weight_shares(gamma):
+    """|gamma_i| / sum_j |gamma_j| in NumPy, (C,) -> (C,) float64; all-zero gamma -> 1/C each.
+
+    The W of equations (2) and (3), as `attention.gamma_weights` has it for Paddle's tensors.
+    """
+    magnitude = np.abs(np.asarray(gamma, np.float64))
+    total = magnitude.sum()
+    return magnitude / total if total > 0 else np.full(len(magnitude), 1 / len(magnitude))
+
+
 def gamma_table(history):
     """A text table of the gamma of every NAM layer, from a run's `gamma_history`: before training
     and after the last epoch the mean and spread (standard deviation over the channels) of |gamma|,
@@ -152,8 +172,7 @@ def gamma_table(history):
              f"{'W * C':>18}"]
     for name, rows in history.items():
         first, last = np.abs(rows[0]), np.abs(rows[-1])
-        total = last.sum()
-        share = last * len(last) / total if total else np.ones(len(last))
+        share = weight_shares(last) * len(last)
         lines.append(f"{name:<34}{len(last):>9}{first.mean():>12.4f} +- {first.std():.3f}"
                      f"{last.mean():>12.4f} +- {last.std():.3f}"
                      f"{share.min():>9.3f} - {share.max():.3f}")
@@ -186,7 +205,8 @@ class Gate:
 
 
 def gates(network, images, batch_size=256):
-    """{name of the NAM layer: Gate} over uint8 images (N, 3, H, W), in inference mode."""
+    """{name of the NAM layer: Gate} over uint8 images (N, 3, H, W), in inference mode; empty for a
+    network without NAM."""
     sums, counts = {}, {}
 
     def watch(name):
@@ -202,6 +222,8 @@ def gates(network, images, batch_size=256):
         return hook
 
     layers = dict(nam_layers(network))
+    if not layers:
+        return {}
     hooks = [layer.register_forward_post_hook(watch(name)) for name, layer in layers.items()]
     try:
         predict(network, images, batch_size)
@@ -211,7 +233,7 @@ def gates(network, images, batch_size=256):
     result = {}
     for name, (low, high, total, squares, profiles) in sums.items():
         mean, n = total / counts[name], len(profiles)
-        weights = gamma_weights(layers[name].bn.weight).numpy() * n
+        weights = weight_shares(layers[name].bn.weight.numpy()) * n
         result[name] = Gate(
             float(low), float(high), mean,
             math.sqrt(max(0.0, squares / counts[name] - (mean - 0.5) ** 2)),
@@ -253,8 +275,12 @@ def fixed_gates(network, gate=0.5, only=None):
 
     gate: one number for all, or the `gates` of this network: then each channel (pixel) gets its
     own mean gate, the same for every image. only: the name of the one layer that is meant.
+    Raises ValueError for a network without NAM, or another network's `gates`.
     """
     layers, found = {}, dict(nam_layers(network))
+    if not found:
+        raise ValueError("the network has no NAM layer, so it has no gate that could be fixed: "
+                         "build it with attention=\"nam\"")
     if only is not None and only not in found:
         raise ValueError(f"no NAM layer is called {only!r}: choose one of {', '.join(found)}")
     for name, layer in found.items():
@@ -263,6 +289,9 @@ def fixed_gates(network, gate=0.5, only=None):
         if not isinstance(gate, dict):
             layers[name] = ConstantGate(gate)
             continue
+        if name not in gate:
+            raise ValueError(f"there is no gate for the layer {name!r}: measure the gates of this "
+                             "very network")
         profile = gate[name].profile.astype(np.float32)
         shape = [1, -1, 1, 1] if isinstance(layer, ChannelNAM) else [1, 1, *layer.size]
         layers[name] = FixedGate(profile.reshape(shape))
@@ -279,12 +308,18 @@ def blocks(network):
 
 
 def importance(block, of="nam"):
-    """|gamma| of each channel of a residual branch, (C,): "nam", of its NAM layer; "bn", of the
-    last ordinary batch norm before it."""
+    """|gamma| of each channel of a residual branch, (C,): "nam", of its ChannelNAM; "bn", of the
+    last ordinary batch norm before it. Raises ValueError for "nam" where the block has none."""
+    if of not in ("nam", "bn"):
+        raise ValueError(f"unknown importance of={of!r}: choose nam or bn")
     if of == "bn":
         bn = block.bn3 if isinstance(block, BottleneckBlock) else block.bn2
     else:
-        bn = block.attention.channel.bn
+        bn = next((layer.bn for _, layer in nam_layers(block.attention)
+                   if isinstance(layer, ChannelNAM)), None)
+        if bn is None:
+            raise ValueError("the block has no NAM over its channels, so no gamma of NAM says what "
+                             "they weigh: choose of=\"bn\" or another network")
     return np.abs(bn.weight.numpy())
 
 
@@ -295,9 +330,14 @@ def without_channels(network, share, order="lowest", of="nam", seed=0):
     A channel is removed by setting the output of the attention module to zero there: a gamma of
     zero would only halve it. order: "lowest" or "highest" `importance` first, or "random"; of:
     "nam" or "bn", see `importance`. In every block the same share.
+    Raises ValueError for what it does not know, and for a network without such gammas or blocks.
     """
     if order not in ("lowest", "highest", "random"):
         raise ValueError(f"unknown order {order!r}: choose lowest, highest or random")
+    if not 0 <= share <= 1:
+        raise ValueError(f"the share of the channels must lie between 0 and 1, not {share}")
+    if not any(blocks(network)):
+        raise ValueError("the network has no residual block of nam_edu.resnet to take channels of")
     rng = np.random.default_rng(seed)
     layers = {}
     for name, block in blocks(network):

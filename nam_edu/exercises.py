@@ -1,9 +1,11 @@
-"""Checkers of the exercises: check("1.1", your_answer) says what is wrong, and never raises."""
+"""All lessons: the checkers of the exercises; check("1.1", your_answer) says what is wrong with an
+answer, and never raises."""
 from __future__ import annotations
 
 import numpy as np
 
 CHECKERS = {}
+NOT_SOLVED = "not solved yet: put your answer in place of the dots"
 
 
 class Wrong(Exception):
@@ -35,11 +37,24 @@ def _checker(number):
     return register
 
 
+def _call(answer, *inputs):
+    """answer(*inputs), which must be something."""
+    if answer is None or answer is Ellipsis:
+        raise Wrong(NOT_SOLVED)
+    if not callable(answer):
+        raise Wrong(f"a function is wanted, not {type(answer).__name__}: give its name without "
+                    "calling it")
+    result = answer(*inputs)
+    if result is None or result is Ellipsis:
+        raise Wrong(NOT_SOLVED)
+    return result
+
+
 def _ask(answer, *inputs, shape=None):
     """answer(*inputs) as a float64 array; `shape` is the shape it should have."""
     result = answer(*inputs) if callable(answer) else answer
     if result is None or result is Ellipsis:
-        raise Wrong("not solved yet: put your answer in place of the dots")
+        raise Wrong(NOT_SOLVED)
     try:
         if hasattr(result, "numpy"):
             result = result.numpy()
@@ -63,7 +78,7 @@ def _x_hat(x, axes=(0, 2, 3), eps=1e-5):
 
 
 @_checker("1.1")
-def _(answer):
+def exercise_1_1(answer):
     rng = np.random.default_rng(0)
     x = rng.normal(3, 2, (4, 3, 5, 6))
     x[:, 1] *= 1e-3  # a quiet channel, in which eps shows
@@ -86,7 +101,7 @@ def _(answer):
 
 
 @_checker("1.2")
-def _(answer):
+def exercise_1_2(answer):
     gamma = np.array([2.0, -1.0, 1.0, 0.0])
     w = _ask(answer, gamma, shape=(4,))
     if _same(w, gamma / gamma.sum()):
@@ -105,7 +120,7 @@ def _(answer):
 
 
 @_checker("1.3")
-def _(answer):
+def exercise_1_3(answer):
     for channels in (4, 64, 2048):
         got = float(_ask(answer, 4.0, channels, shape=()))
         right = 1 / (1 + np.exp(-4.0 / channels))
@@ -123,7 +138,7 @@ def _(answer):
 
 
 @_checker("1.4")
-def _(answer):
+def exercise_1_4(answer):
     gamma = np.array([2.0, -1.0, 1.0, 0.5])
     total, w = np.abs(gamma).sum(), np.abs(gamma) / np.abs(gamma).sum()
     right = (np.eye(4) - w[:, None]) * np.sign(gamma) / total
@@ -148,7 +163,7 @@ def _paddle():
 
 
 @_checker("2.1")
-def _(answer):
+def exercise_2_1(answer):
     paddle = _paddle()
     rng = np.random.default_rng(0)
     x = rng.normal(2, 3, (4, 3, 5, 6))
@@ -175,7 +190,7 @@ def _(answer):
 
 
 @_checker("2.2")
-def _(answer):
+def exercise_2_2(answer):
     x = np.arange(2 * 3 * 4 * 5, dtype=np.float64).reshape(2, 3, 4, 5)
     got = _ask(answer, x, shape=(2, 20, 3))
     if _same(got, x.reshape(2, 3, 20).transpose(0, 2, 1)):
@@ -189,7 +204,7 @@ def _(answer):
 
 
 @_checker("2.3")
-def _(answer):
+def exercise_2_3(answer):
     rng = np.random.default_rng(0)
     batches = [rng.normal(i, 1 + i, (2, 3, 2, 2)) for i in range(3)]
 
@@ -200,9 +215,7 @@ def _(answer):
             var = keep * var + (1 - keep) * batch.var((0, 2, 3), ddof=ddof)
         return np.stack([mean, var])
 
-    got = answer(batches)
-    if got is None or got is Ellipsis:
-        raise Wrong("not solved yet: put your answer in place of the dots")
+    got = _call(answer, batches)
     got = _ask(np.stack([np.asarray(part, np.float64) for part in got]), shape=(2, 3))
     if _same(got, after(0.9)):
         return "and Paddle's layer keeps the same numbers."
@@ -218,7 +231,7 @@ def _(answer):
 
 
 @_checker("2.4")
-def _(answer):
+def exercise_2_4(answer):
     paddle = _paddle()
     from .attention import ChannelNAM
 
@@ -236,7 +249,7 @@ def _(answer):
 
     right, right_grad = run(ChannelNAM(3, detach_weights=True))
     flows, flows_grad = run(ChannelNAM(3))
-    layer = answer(3)
+    layer = _call(answer, 3)
     if not isinstance(getattr(layer, "bn", None), paddle.nn.BatchNorm2D):
         raise Wrong("the layer needs a batch norm under the name .bn")
     got, grad = run(layer)
@@ -256,7 +269,7 @@ def _(answer):
 # ------------------------------------------------------------------------------------ 3, network
 
 @_checker("3.1")
-def _(answer):
+def exercise_3_1(answer):
     def sides(image, stem, halve=lambda s: (s + 1) // 2, pool=True):
         side = image
         if stem == "imagenet":
@@ -279,7 +292,7 @@ def _(answer):
 
 
 @_checker("3.2")
-def _(answer):
+def exercise_3_2(answer):
     channels = 3 * 256 + 4 * 512 + 23 * 1024 + 3 * 2048
     got = int(_ask(answer, shape=()))
     if got == 2 * channels:
@@ -296,14 +309,12 @@ def _(answer):
 
 
 @_checker("3.3")
-def _(answer):
+def exercise_3_3(answer):
     paddle = _paddle()
     from .attention import NAM
     from .resnet import resnet18
 
-    first, second = answer(8, (4, 4)), answer(8, (4, 4))
-    if first is None or first is Ellipsis:
-        raise Wrong("not solved yet: put your answer in place of the dots")
+    first, second = _call(answer, 8, (4, 4)), _call(answer, 8, (4, 4))
     if isinstance(first, type):
         raise Wrong(f"you return the class {first.__name__}: a layer is wanted, built with the "
                     "number of channels")
@@ -326,7 +337,7 @@ def _(answer):
 
 
 @_checker("3.4")
-def _(answer):
+def exercise_3_4(answer):
     paddle = _paddle()
     F = paddle.nn.functional
     from .resnet import BasicBlock
@@ -362,9 +373,7 @@ def _(answer):
 
 def _pair(answer, *inputs, shape):
     """Two arrays that an answer returns, as one (2, ...)."""
-    got = answer(*inputs)
-    if got is None or got is Ellipsis:
-        raise Wrong("not solved yet: put your answer in place of the dots")
+    got = _call(answer, *inputs)
     if not isinstance(got, (tuple, list)) or len(got) != 2:
         raise Wrong("two arrays are wanted: return first, second")
     for part in got:
@@ -373,7 +382,7 @@ def _pair(answer, *inputs, shape):
 
 
 @_checker("4.1")
-def _(answer):
+def exercise_4_1(answer):
     rng = np.random.default_rng(0)
     images = (rng.normal(size=(6, 3, 8, 8)) * 20 + rng.integers(60, 190, (6, 3, 1, 1))).clip(0, 255)
     images = images.astype(np.uint8)
@@ -393,7 +402,7 @@ def _(answer):
 
 
 @_checker("4.2")
-def _(answer):
+def exercise_4_2(answer):
     def rate(step, highest, warmup, total):
         if step < warmup:
             return highest * step / warmup
@@ -424,7 +433,7 @@ def _(answer):
 
 
 @_checker("4.3")
-def _(answer):
+def exercise_4_3(answer):
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 6), dtype=np.uint8)
     mask, before = np.array([True, False, False, True]), images.copy()
     got = _ask(answer, images, mask, shape=images.shape)
@@ -448,7 +457,7 @@ def _(answer):
 
 
 @_checker("4.4")
-def _(answer):
+def exercise_4_4(answer):
     paddle = _paddle()
     from .attention import nam_layers
     from .resnet import resnet18
@@ -458,7 +467,7 @@ def _(answer):
     bns = [layer.bn for _, layer in nam_layers(network)]
     for bn in bns:
         bn.weight.set_value(paddle.randn(bn.weight.shape))
-    total = answer(network)
+    total = _call(answer, network)
     got = _ask(total)
     if got.size != 1:
         raise Wrong(f"one number is wanted, not an array of shape {got.shape}: add everything up")
@@ -483,7 +492,7 @@ def _(answer):
 # --------------------------------------------------------------------------------- 5, evaluation
 
 @_checker("5.1")
-def _(answer):
+def exercise_5_1(answer):
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(50, 20)), rng.integers(0, 20, 50)
     ranking = np.argsort(-logits, 1)
@@ -508,7 +517,7 @@ def _(answer):
 
 
 @_checker("5.2")
-def _(answer):
+def exercise_5_2(answer):
     from .evaluation import wilson_interval
 
     for right, n in ((4000, 10000), (2, 10), (0, 50)):
@@ -530,7 +539,7 @@ def _(answer):
 
 
 @_checker("5.3")
-def _(answer):
+def exercise_5_3(answer):
     rng = np.random.default_rng(0)
     true, predicted = rng.integers(0, 4, 60), rng.integers(0, 4, 60)
     right = np.zeros((4, 4))
@@ -547,7 +556,7 @@ def _(answer):
 
 
 @_checker("5.4")
-def _(answer):
+def exercise_5_4(answer):
     for spread, difference in ((1.0, 0.5), (0.5, 0.5), (0.3, 1.0)):
         want = np.ceil((1.96 + 0.84) ** 2 * spread**2 / difference**2)
         got = float(_ask(answer, spread, difference, shape=()))
@@ -568,7 +577,7 @@ def _(answer):
 # --------------------------------------------------------------------------------------- 6, gamma
 
 @_checker("6.1")
-def _(answer):
+def exercise_6_1(answer):
     gamma = np.array([0.1, -0.5, 0.2, 0.05, 0.15])
     got = float(_ask(answer, gamma, shape=()))
     if got == 4:
@@ -584,7 +593,7 @@ def _(answer):
 
 
 @_checker("6.2")
-def _(answer):
+def exercise_6_2(answer):
     rates = np.full(100, 0.1)
     got = float(_ask(answer, rates, 5e-4, 0.9, shape=()))
     want = np.exp(-rates.sum() * 5e-4 / 0.1)
@@ -604,7 +613,7 @@ def _(answer):
 
 
 @_checker("6.3")
-def _(answer):
+def exercise_6_3(answer):
     gamma = np.array([0.5, -2.0, 0.1, -0.3, 1.0])
     got = _ask(answer, gamma, 2, shape=(2,))
     chosen = sorted(int(v) for v in got)
@@ -620,7 +629,7 @@ def _(answer):
 
 
 @_checker("6.4")
-def _(answer):
+def exercise_6_4(answer):
     gamma, reach = np.array([0.4, 0.4, 0.4, 0.4]), 5.0
     want = 1 / (1 + np.exp(-0.25 * 0.4 * 5.0))
     got = _ask(answer, gamma, reach)

@@ -1,16 +1,19 @@
-"""Pictures of the lessons: one style, axes with units, colours that colour-blind readers can tell.
+"""All lessons: their pictures, in one style, with colours that colour-blind readers can tell.
 
-Every function draws one figure and returns it; `width` is that of a page. A notebook shows a figure
-that is the last value of a cell.
+Every function draws one figure, whose axes have units, and returns it; `width` is that of a page. A
+notebook shows a figure that is the last value of a cell. The style is that of these figures alone.
 """
 from __future__ import annotations
 
 import base64
+import functools
 import io
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 # Okabe and Ito's colours (jfly.uni-koeln.de/color).
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = (
@@ -28,12 +31,36 @@ STYLE = {
     "image.interpolation": "nearest", "axes.titlelocation": "left", "lines.linewidth": 1.6,
 }
 
-plt.rcParams.update(STYLE)
+
+def styled(function):
+    """The function, drawing in the style of the course; matplotlib's own settings stay as they are
+    outside."""
+    @functools.wraps(function)
+    def in_style(*args, **kwargs):
+        with plt.rc_context(STYLE):
+            return function(*args, **kwargs)
+    return in_style
+
+
+class StyledFigure(Figure):
+    """A figure in the style of the course, also when it is saved or shown later: matplotlib makes
+    ticks, and looks up their style, only when it draws."""
+
+    draw = styled(Figure.draw)
+    get_tightbbox = styled(Figure.get_tightbbox)  # a notebook shows a figure cut to its contents
+
+
+class StyledAxes(Axes):
+    """Its axes: the style holds for what a lesson draws into them by itself, too."""
+
+    plot, set_title, legend = styled(Axes.plot), styled(Axes.set_title), styled(Axes.legend)
 
 
 def _figure(rows=1, columns=1, height=2.8, width=PAGE, **more):
     """A figure of the course's style that is shown once: where a cell ends with it."""
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **more)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False,
+                                FigureClass=StyledFigure,
+                                subplot_kw={"axes_class": StyledAxes}, **more)
     plt.close(figure)
     return figure, axes
 
@@ -55,6 +82,7 @@ def _picture(image):
 
 # ------------------------------------------------------------------------------------- general
 
+@styled
 def lines(x, curves, xlabel, ylabel, title="", *, bands=None, markers=True, hlines=None,
           outside=False, ax=None, height=2.8):
     """Curves {label: values} over x; bands {label: (low, high)} are drawn around them, hlines
@@ -80,6 +108,7 @@ def lines(x, curves, xlabel, ylabel, title="", *, bands=None, markers=True, hlin
     return figure
 
 
+@styled
 def bars(names, groups, xlabel, ylabel, title="", *, horizontal=False, labels=None, height=2.6):
     """Bars for {label: values}, one per name and group; `labels` are written at their ends."""
     figure, axes = _figure(height=height)
@@ -108,6 +137,7 @@ def bars(names, groups, xlabel, ylabel, title="", *, horizontal=False, labels=No
     return figure
 
 
+@styled
 def histograms(panels, xlabel, ylabel="share of the values, per unit", *, bins=60, lines_at=(),
                height=2.5, limits=None):
     """A row of panels {title: {label: values}}, each with the histograms of its values."""
@@ -129,6 +159,7 @@ def histograms(panels, xlabel, ylabel="share of the values, per unit", *, bins=6
     return figure
 
 
+@styled
 def scatter(x, y, xlabel, ylabel, title="", *, diagonal=False):
     """Points; `diagonal` draws the line on which both are equal."""
     figure, axes = _figure(height=3.0, width=4.6)
@@ -143,6 +174,7 @@ def scatter(x, y, xlabel, ylabel, title="", *, diagonal=False):
     return figure
 
 
+@styled
 def images(pictures, titles=None, columns=10, *, size=None):
     """A grid of images (3, H, W) uint8, or maps (H, W), each with a title."""
     rows = -(-len(pictures) // columns)
@@ -163,6 +195,7 @@ def images(pictures, titles=None, columns=10, *, size=None):
     return figure
 
 
+@styled
 def heatmap(values, row_names, column_names, xlabel, ylabel, title="", *, colour_label="",
             height=None, width=PAGE, numbers=True, digits=0, cmap="viridis", limits=None):
     """A matrix in colours, with its numbers written in."""
@@ -190,6 +223,7 @@ def heatmap(values, row_names, column_names, xlabel, ylabel, title="", *, colour
 
 # -------------------------------------------------------------------------------------- theory
 
+@styled
 def image_and_maps(image, maps, titles):
     """An image (3, H, W) and a row of its maps (C, H, W)."""
     figure, axes = _figure(1, 1 + len(maps), height=1.55)
@@ -202,6 +236,7 @@ def image_and_maps(image, maps, titles):
     return figure
 
 
+@styled
 def gate_curve(spans):
     """The sigmoid, and on it the gates that layers reach: {label: (smallest, largest)}."""
     figure, axes = _figure(height=2.7)
@@ -219,6 +254,7 @@ def gate_curve(spans):
 
 # ------------------------------------------------------------------------------------- network
 
+@styled
 def block_diagram():
     """A residual block of a ResNet-18 with its attention, from left to right."""
     figure, axes = _figure(height=1.75)
@@ -245,6 +281,7 @@ def block_diagram():
     return figure
 
 
+@styled
 def stage_sizes(sides, names):
     """The maps of each stage to scale: {what: sides in pixels}, one row each."""
     figure, axes = _figure(len(sides), 1, height=1.75 * len(sides))
@@ -261,6 +298,7 @@ def stage_sizes(sides, names):
     return figure
 
 
+@styled
 def map_rows(rows):
     """Maps as small pictures: {title: (K, H, W)}, one row of K pictures each, every picture with a
     scale of its own."""
@@ -281,6 +319,7 @@ def map_rows(rows):
 
 # ------------------------------------------------------------------------------------ training
 
+@styled
 def training_curves(log, title=""):
     """Cross-entropy and top-1 of a run's log, epoch by epoch: training images, and those that it
     was evaluated on."""
@@ -294,6 +333,7 @@ def training_curves(log, title=""):
     return figure
 
 
+@styled
 def panels(columns, height=2.7, share_y=False):
     """A row of empty axes, to be filled by `lines(..., ax=...)`: (figure, axes)."""
     figure, axes = _figure(1, columns, height=height, sharey=share_y)
@@ -302,6 +342,7 @@ def panels(columns, height=2.7, share_y=False):
 
 # ---------------------------------------------------------------------------------- evaluation
 
+@styled
 def superclass_confusion(confusion, names):
     """Where the images of each superclass went, in per cent of its images: (20, 20)."""
     share = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
@@ -313,6 +354,7 @@ def superclass_confusion(confusion, names):
                    limits=(0, 100))
 
 
+@styled
 def overlays(images, maps, titles, names):
     """A row for each image (3, H, W) uint8: the image, named, and beside it the image under each of
     its maps (h, w), from 0 to 1, enlarged to it."""
@@ -329,10 +371,12 @@ def overlays(images, maps, titles, names):
     return figure
 
 
-def seeds(groups, ylabel, title=""):
-    """Runs as points, {label: {seed: value}}; runs of one seed are joined by a line."""
-    figure, axes = _figure(height=2.8, width=5.2)
-    axis, labels = axes[0, 0], list(groups)
+@styled
+def seeds(groups, ylabel, title="", *, ax=None):
+    """Runs as points, {label: {seed: value}}; runs of one seed are joined by a line. A legend names
+    the seeds, unless they are drawn into axes that are given."""
+    figure, axis = (None, ax) if ax is not None else _figure(height=2.8, width=5.2)
+    axis, labels = axis if ax is not None else axis[0, 0], list(groups)
     for i, seed in enumerate(sorted(set.intersection(*(set(g) for g in groups.values())))):
         axis.plot(range(len(labels)), [groups[label][seed] for label in labels], color="#aaaaaa",
                   linewidth=0.8, marker=MARKERS[i % 8], markersize=6, markeredgewidth=0,
@@ -342,12 +386,14 @@ def seeds(groups, ylabel, title=""):
         axis.plot([place - 0.22, place + 0.22], [mean, mean], color="black", linewidth=2)
     axis.set_xticks(range(len(labels)), labels)
     axis.set(ylabel=ylabel, title=title, xlim=(-0.5, len(labels) - 0.5))
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    if ax is None:
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
 # --------------------------------------------------------------------------------------- gamma
 
+@styled
 def gamma_ranked(layers, ylabel="|γ|", height=2.8):
     """|gamma| of each layer {name: (C,)}, largest first, over the share of the channels."""
     figure = lines({name: np.linspace(0, 100, len(g)) for name, g in layers.items()},
@@ -357,6 +403,7 @@ def gamma_ranked(layers, ylabel="|γ|", height=2.8):
     return figure
 
 
+@styled
 def gamma_heatmap(history, title=""):
     """|gamma| of one layer over the epochs, (epochs + 1, C), channels ordered by the end."""
     history = np.abs(np.asarray(history))
@@ -372,6 +419,7 @@ def gamma_heatmap(history, title=""):
     return figure
 
 
+@styled
 def gate_ranges(gates, title=""):
     """The smallest, the mean and the largest gate of each layer, {name: evaluation.Gate}."""
     figure, axes = _figure(height=0.7 + 0.24 * len(gates))
@@ -390,12 +438,14 @@ def gate_ranges(gates, title=""):
     return figure
 
 
+@styled
 def gamma_at(history, layer, epoch):
     """One layer at one epoch: a histogram of |gamma|, and the weights W * C, ranked."""
+    from .evaluation import weight_shares  # late: it loads Paddle, which most pictures do not need
+
     rows = np.abs(np.asarray(history[layer]))
     epoch = min(epoch, len(rows) - 1)
-    total = rows[epoch].sum()
-    shares = rows[epoch] * rows.shape[1] / total if total else np.ones(rows.shape[1])
+    shares = weight_shares(rows[epoch]) * rows.shape[1]
     figure, (left, right) = panels(2, height=2.5)
     left.hist(rows[epoch], np.linspace(0, rows.max() * 1.05, 60), color=BLUE)
     left.set(xlabel="|γ|", ylabel="channels", title=f"{layer}, epoch {epoch}")

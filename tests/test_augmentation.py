@@ -124,3 +124,14 @@ def test_how_often_and_how_far():
     moved = A.Augmentation(crop_padding=1)(ramp, np.random.default_rng(0))[:, 0]
     share = (moved == 9).mean(0)  # where the one bright pixel went: nine places alike
     np.testing.assert_allclose(share, 1 / 9, atol=0.01)
+
+
+@pytest.mark.parametrize("step", ["brightness", "contrast"])
+def test_a_factor_is_never_negative(step, monkeypatch):
+    """As in paddle.vision, whose factors lie between max(0, 1 - b) and 1 + b."""
+    factors = []
+    monkeypatch.setattr(A, f"adjust_{step}", lambda images, f: factors.append(f) or images)
+    A.Augmentation(**{step: 1.5})(np.zeros((20_000, 3, 1, 1), np.uint8), np.random.default_rng(0))
+    changed = factors[0][factors[0] != 1]
+    assert 0 <= changed.min() < 0.01 and 2.49 < changed.max() <= 2.5
+    assert abs(changed.mean() - 1.25) < 0.02

@@ -10,10 +10,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from helpers import random_split
 
 from nam_edu import data
-from nam_edu.data import (ArchiveError, channel_statistics, download_cifar100, locate_cifar100,
-                          read_archive, write_archive)
+from nam_edu.data import (CIFAR100_MEAN, CIFAR100_STD, Archive, ArchiveError, Batches, Split,
+                          channel_statistics, download_cifar100, locate_cifar100, read_archive,
+                          write_archive)
 from nam_edu.machinery import cifar_archive
 from nam_edu.machinery.files import file_md5
 
@@ -260,3 +262,45 @@ def test_the_real_cifar100(cifar100):
     mean, std = channel_statistics(archive.train.images)
     np.testing.assert_allclose(mean, data.CIFAR100_MEAN, atol=6e-5)
     np.testing.assert_allclose(std, data.CIFAR100_STD, atol=6e-5)
+
+
+# ------------------------------------------------------- superclasses and streams of random numbers
+
+def test_an_archive_knows_the_superclasses_of_both_splits(tmp_path):
+    whole = random_split(100, 0)
+    few, others = whole.take(slice(0, 30)), whole.take(slice(30, 60))
+    made = [Split(s.images, s.fine, s.coarse, s.fine_names, s.coarse_names) for s in (few, others)]
+    np.testing.assert_array_equal(whole.take([7]).superclass_of, np.arange(100) // 5)
+    np.testing.assert_array_equal(made[0].superclass_of,
+                                  np.where(np.arange(100) < 30, np.arange(100) // 5, -1))
+    built = Archive(*made, whole.fine_names, whole.coarse_names)
+    write_archive(tmp_path / "a.tar.gz", built)
+    for archive in (built, read_archive(tmp_path / "a.tar.gz")):
+        for split in (archive.train, archive.test, archive.test.take([3])):
+            np.testing.assert_array_equal(
+                split.superclass_of, np.where(np.arange(100) < 60, np.arange(100) // 5, -1))
+            assert split.superclass_of.dtype == np.int64
+
+
+def test_a_class_under_two_superclasses_is_refused():
+    split = random_split(4, 0)
+    names = split.fine_names, split.coarse_names
+    with pytest.raises(ArchiveError, match="'fine 3' stands under two different superclasses"):
+        Split(split.images, np.array([3, 3, 0, 0]), np.array([1, 2, 0, 0]), *names)
+    other = Split(split.images, split.fine, split.coarse + 1, *names)
+    with pytest.raises(ArchiveError, match="'fine 0' stands under two different superclasses"):
+        Archive(split, other, *names)
+
+
+def test_no_two_streams_of_a_run_coincide(monkeypatch):
+    """Order and augmentation of 120 epochs, and the cut of the training images."""
+    made, real = [], np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: made.append(seed) or real(seed))
+    for seed in (0, 3):
+        batches = Batches(random_split(12, 0), 2, (CIFAR100_MEAN, CIFAR100_STD),
+                          lambda images, rng: images, seed)
+        made.clear()
+        for batches.epoch in range(120):
+            list(batches)
+        states = {tuple(np.random.SeedSequence(s).generate_state(4)) for s in [*made, [seed, 100]]}
+        assert len(states) == len(made) + 1 == 120 * (1 + 6) + 1

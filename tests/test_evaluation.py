@@ -7,10 +7,10 @@ import paddle
 import pytest
 from helpers import random_split
 
-from nam_edu.attention import SpatialNAM, nam_layers
+from nam_edu.attention import ChannelNAM, SpatialNAM, gamma_weights, nam_layers
 from nam_edu.data import CIFAR100_MEAN, CIFAR100_STD
-from nam_edu.evaluation import (blocks, evaluate, fixed_gates, gamma_table, gates, predict,
-                                wilson_interval, without_channels)
+from nam_edu.evaluation import (blocks, evaluate, fixed_gates, gamma_table, gates, importance,
+                                predict, weight_shares, wilson_interval, without_channels)
 from nam_edu.resnet import resnet18
 
 
@@ -58,13 +58,25 @@ def test_every_number_against_a_count_by_hand():
 
 
 def test_a_class_without_an_image():
+    """Of a split made by hand, which cannot know the superclass of a class it has no image of."""
     split = random_split(50, 0)  # classes 0 to 49 only
     logits = np.eye(100)[np.where(np.arange(50) < 10, 99, split.fine)]  # ten say class 99
     result = evaluate(Oracle(logits), split)
     assert result.top1 == 80 and result.per_class["fine 99"] is None
+    assert result.superclass_top1 == 80  # unknown counts as wrong
     assert result.per_superclass["coarse 19"] is None
     assert result.confusion.sum() == 40 and "coarse 19" not in str(result)
     json.dumps(result.as_dict())
+
+
+def test_superclasses_of_a_part_of_an_archive(archive):
+    """Always right in the superclass, by classes of which the split has no image."""
+    split = archive.test.take(np.flatnonzero(archive.test.fine % 5 < 2)[:50])
+    logits = np.eye(100)[split.fine // 5 * 5 + (split.fine + 1) % 5]
+    result = evaluate(Oracle(logits), split)
+    assert not np.isin(result.predicted, split.fine).all()
+    assert result.superclass_top1 == 100 and result.top1 == 0
+    assert np.trace(result.confusion) == result.confusion.sum() == len(split)
 
 
 @pytest.mark.parametrize("right, n, low, high", [
@@ -72,6 +84,22 @@ def test_a_class_without_an_image():
 def test_wilson_interval_against_published_values(right, n, low, high):
     """The last case is Newcombe's, Statistics in Medicine 17 (1998), table I."""
     assert wilson_interval(right, n) == pytest.approx((low, high), abs=0.06)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64, np.uint8, np.float32])
+def test_wilson_interval_of_numpy_numbers(kind):
+    right, n = (40, 200) if kind is np.uint8 else (40_000, 100_000)
+    assert wilson_interval(kind(right), kind(n)) == wilson_interval(right, n)
+
+
+@pytest.mark.parametrize("right, n, message", [
+    (0, 0, "at least one image, not 0"), (1, -3, "at least one image, not -3"),
+    (-1, 10, "between 0 and the 10 images, not -1"),
+    (11, 10, "between 0 and the 10 images, not 11"),
+    (float("nan"), 10, "not nan"), (1, float("nan"), "not nan")])
+def test_wilson_interval_refuses(right, n, message):
+    with pytest.raises(ValueError, match=message):
+        wilson_interval(right, n)
 
 
 def test_nan_and_a_wrong_number_of_classes():
@@ -248,3 +276,49 @@ def test_the_network_is_whole_again_after_an_error(nam_network):
     with pytest.raises(ValueError, match="choose lowest, highest or random"):
         with without_channels(nam_network, 0.3, "first"):
             pass
+
+
+@pytest.mark.parametrize("attention", ["none", "se", "cbam"])
+def test_a_network_without_nam(archive, attention):
+    network = resnet18(width=4, attention=attention)
+    assert gates(network, archive.test.images[:4]) == {}
+    with pytest.raises(ValueError, match="no NAM layer, so it has no gate"):
+        fixed_gates(network)
+    _, block = next(blocks(network))
+    with pytest.raises(ValueError, match='no NAM over its channels.*choose of="bn"'):
+        importance(block)
+    with pytest.raises(ValueError, match='choose of="bn"'), without_channels(network, 0.5):
+        pass
+    for order, of in (("lowest", "bn"), ("random", "nam")):
+        with without_channels(network, 0.5, order, of):
+            predict(network, archive.test.images[:4])
+
+
+def test_a_channel_nam_alone_in_the_slot():
+    network = resnet18(width=4, attention=lambda channels, size: ChannelNAM(channels))
+    with without_channels(network, 0.5, of="nam"):
+        pass
+
+
+def test_what_cannot_be_fixed_or_removed(nam_network, archive):
+    other = gates(resnet18(width=4, attention="nam"), archive.test.images[:4])
+    with pytest.raises(ValueError, match="no gate for the layer .*spatial"):
+        fixed_gates(nam_network, other)
+    with pytest.raises(ValueError, match="unknown importance of='gamma'"):
+        with without_channels(nam_network, 0.5, of="gamma"):
+            pass
+    with pytest.raises(ValueError, match="between 0 and 1, not 30"):
+        with without_channels(nam_network, 30):
+            pass
+    with pytest.raises(ValueError, match="no residual block"):
+        with without_channels(paddle.nn.Linear(3, 4), 0.5):
+            pass
+
+
+def test_weight_shares():
+    for gamma in ([2.0, -1.0, 1.0, 0.0], [0.0, 0.0], [1e-30, 3e-30]):
+        shares = weight_shares(np.array(gamma, "float32"))
+        np.testing.assert_allclose(shares, gamma_weights(paddle.to_tensor(gamma)).numpy(),
+                                   rtol=1e-6)
+        assert shares.sum() == pytest.approx(1)
+    assert weight_shares([0, 0, 0, 0]).tolist() == [0.25] * 4

@@ -173,3 +173,20 @@ def test_mistake(number, words, capsys):
     assert old in source, "the solution no longer holds what the mistake changes"
     right, said = checked(number, source.replace(old, new), capsys)
     assert not right and words in said, said
+
+
+@pytest.mark.parametrize("answer", [..., None, lambda *inputs: ..., lambda *inputs: None])
+@pytest.mark.parametrize("number", CHECKERS)
+def test_an_answer_left_open(number, answer, capsys):
+    assert check(number, answer) is False
+    assert "not solved yet: put your answer in place of the dots" in capsys.readouterr().out
+
+
+def test_a_value_where_a_function_is_wanted(capsys):
+    assert check("2.3", 5) is False
+    assert "a function is wanted, not int" in capsys.readouterr().out
+
+
+def test_checkers_have_names():
+    for number, checker in CHECKERS.items():
+        assert checker.__name__ == f"exercise_{number.replace('.', '_')}"

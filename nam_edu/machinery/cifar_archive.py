@@ -1,4 +1,5 @@
-"""CIFAR-100 archives, and any archive in their format: read, checked and written as arrays."""
+"""Lesson 4: CIFAR-100 archives, and any archive in their format, read, checked and written as
+arrays."""
 from __future__ import annotations
 
 import gzip
@@ -6,7 +7,7 @@ import io
 import pickle
 import tarfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,31 +28,72 @@ class ArchiveError(NamEduError):
 @dataclass(frozen=True)
 class Split:
     """Images with their labels: images (N, 3, 32, 32) uint8, fine (N,) int64 in 0-99, coarse (N,)
-    int64 in 0-19, and the names that the labels stand for (100 and 20 strings)."""
+    int64 in 0-19, and the names that the labels stand for (100 and 20 strings).
+
+    superclass_of: the coarse label of each fine class, (100,) int64, -1 where it is unknown. It
+    belongs to the archive: its splits, and what `take` cuts from them, know the superclass of
+    classes of which they hold no image. A split made without it reads it off its own labels.
+    """
 
     images: np.ndarray
     fine: np.ndarray
     coarse: np.ndarray
     fine_names: tuple
     coarse_names: tuple
+    superclass_of: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.superclass_of is None:
+            table = np.full(100, -1, np.int64)
+            table[self.fine] = self.coarse
+            _refuse_two_superclasses(table[self.fine] != self.coarse, self.fine, self.fine_names)
+            object.__setattr__(self, "superclass_of", table)  # the class is frozen
 
     def __len__(self):
         return len(self.images)
 
     def take(self, rows):
         """The split that holds only these rows (an index array or a slice)."""
-        return Split(self.images[rows], self.fine[rows], self.coarse[rows],
-                     self.fine_names, self.coarse_names)
+        return replace(self, images=self.images[rows], fine=self.fine[rows],
+                       coarse=self.coarse[rows])
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A training and a test `Split`, and the names of the 100 fine and 20 coarse classes."""
+    """A training and a test `Split`, and the names of the 100 fine and 20 coarse classes.
+
+    Both splits get the superclasses that either of them knows.
+    """
 
     train: Split
     test: Split
     fine_names: tuple
     coarse_names: tuple
+
+    def __post_init__(self):
+        table = superclasses(self.train, self.test)
+        for name in ("train", "test"):
+            object.__setattr__(self, name, replace(getattr(self, name), superclass_of=table))
+
+
+def superclasses(*splits):
+    """The coarse label of each fine class, (100,) int64; -1 for a class that no split knows.
+
+    Raises ArchiveError when one fine class stands under two superclasses.
+    """
+    table = np.full(100, -1, np.int64)
+    for split in splits:
+        own, known = split.superclass_of, split.superclass_of >= 0
+        _refuse_two_superclasses(known & (table >= 0) & (table != own), np.arange(100),
+                                 split.fine_names)
+        table[known] = own[known]
+    return table
+
+
+def _refuse_two_superclasses(wrong, fine, names):
+    if wrong.any():
+        raise ArchiveError(f"the class {names[fine[wrong.argmax()]]!r} stands under two different "
+                           "superclasses")
 
 
 # ------------------------------------------------------------------------------------- read
@@ -184,24 +226,7 @@ def _build_archive(members):
             raise ArchiveError(f"{name!r} holds no image")
         images = data.reshape(-1, 3, SIZE, SIZE)  # (N, 3072) -> (N, 3, 32, 32)
         splits[name] = Split(images, fine, coarse, fine_names, coarse_names)
-    superclasses(splits["train"], splits["test"])
     return Archive(splits["train"], splits["test"], fine_names, coarse_names)
-
-
-def superclasses(*splits):
-    """The coarse label of each fine class, (100,) int64; -1 for a class without an image.
-
-    Raises ArchiveError when one fine class stands under two superclasses.
-    """
-    fine = np.concatenate([s.fine for s in splits])
-    coarse = np.concatenate([s.coarse for s in splits])
-    table = np.full(100, -1, np.int64)
-    table[fine] = coarse
-    wrong = np.flatnonzero(table[fine] != coarse)
-    if len(wrong):
-        name = splits[0].fine_names[fine[wrong[0]]]
-        raise ArchiveError(f"the class {name!r} stands under two different superclasses")
-    return table
 
 
 # ------------------------------------------------------------------------------------ write
