@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 
 from .first_order import Operation
 
@@ -69,7 +70,7 @@ def why_not():
     if os.environ.get("NAM_EDU_CONVOLUTION") in ("paddle", "products"):
         return f"NAM_EDU_CONVOLUTION={os.environ['NAM_EDU_CONVOLUTION']}"
     library = _library()
-    return library if isinstance(library, str) else None
+    return library if isinstance(library, str) else _unlike_paddle()
 
 
 def available():
@@ -462,3 +463,40 @@ class _GateAddRelu(Operation):
         made.product(grad_sum, gate, grad_x)
         return tuple(g if wanted else None for g, wanted in
                      zip((grad_x, grad_logits, grad_sum), ctx.wanted))
+
+
+# ------------------------------------------------------------------------------- first of all
+
+@cache
+def _unlike_paddle():
+    """Why this oneDNN is better left alone, or None: small cases of all that is used here, values
+    and gradients, against Paddle's own operations. Draws no random numbers."""
+    def tensor(*shape):
+        values = np.sin(np.arange(np.prod(shape), dtype="float32") ** 1.5).reshape(shape)
+        return paddle.to_tensor(values, stop_gradient=False, place=paddle.CPUPlace())
+
+    def both(function, *tensors):
+        y = function(*tensors)
+        return [y, *paddle.grad([(y * y).sum()], tensors)]
+
+    x, shortcut, logits = tensor(2, 6, 5, 16), tensor(2, 6, 5, 16) + 0.1, tensor(2, 6, 5, 16) * 2
+    weight, bias = tensor(16, 16, 3, 3), tensor(16)
+    ours, theirs = [paddle.zeros([16]), paddle.ones([16])], [paddle.zeros([16]), paddle.ones([16])]
+    cases = (
+        (lambda x, w, b: conv2d(x, w, b, (2, 1), (1, 1, 0, 0)),
+         lambda x, w, b: F.conv2d(x.transpose([0, 3, 1, 2]), w, b, (2, 1), (1, 0)).transpose(
+             [0, 2, 3, 1]), (x, weight, bias)),
+        (lambda x, s, b: batch_norm(x, *ours, s, b, 0.9, 1e-5, True),
+         lambda x, s, b: F.relu(F.batch_norm(x, *theirs, s, b, True, 0.9, 1e-5, "NHWC")),
+         (x, bias + 1, bias)),
+        (add_relu, lambda x, s: F.relu(x + s), (x, shortcut)),
+        (gate_add_relu, lambda x, z, s: F.relu(F.sigmoid(z) * x + s), (x, logits, shortcut)))
+    try:
+        with paddle.enable_grad():
+            for mine, its, tensors in cases:
+                for a, b in zip([*both(mine, *tensors), *ours], [*both(its, *tensors), *theirs]):
+                    if float((a - b).abs().max()) > 1e-3 * float(b.abs().max()):
+                        return "Paddle's oneDNN gives other numbers than Paddle itself"
+    except Exception as error:  # whatever it is, Paddle's own kernels do the work
+        return f"Paddle's oneDNN cannot be used here ({type(error).__name__}: {error})"
+    return None
