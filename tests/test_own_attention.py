@@ -21,7 +21,8 @@ from nam_edu.baselines import ConstantGate
 from nam_edu.resnet import BasicBlock, BottleneckBlock, resnet18, resnet50
 
 IMAGES = 16
-TOLERANCE = 3e-3  # of the norm; what is wrong is wrong by more
+SHIFT = 3.0  # see `build`
+TOLERANCE = 1e-2  # of the norm; rounding makes 2e-3, what is wrong is off by 0.3 and more
 FLOOR = 1e-2  # of the largest norm among the gradients: below, rounding is all there is
 
 SEEN = []  # what layers and hooks saw during a pass
@@ -322,7 +323,7 @@ ATTENTIONS = {
     # operations along an axis
     **{f"mean over {axis}": plain(lambda x, axis=axis: x * F.sigmoid(x.mean(axis, True)))
        for axis in (1, 2, 3)},
-    **{f"softmax over {axis}": plain(lambda x, axis=axis: 4 * x * F.softmax(x, axis))
+    **{f"softmax over {axis}": plain(lambda x, axis=axis: 4 * x * F.softmax(0.1 * x, axis))
        for axis in (1, -1)},
     **{f"cumsum over {axis}": plain(lambda x, axis=axis: 0.5 * x.cumsum(axis)) for axis in (1, 2)},
     "flip on H": plain(lambda x: x + 0.5 * x.flip(2)),
@@ -475,7 +476,11 @@ CHANGES = {change.__name__.replace("_", " "): change for change in (
 
 
 def build(depth, attention="nam", change=None):
-    """A network; parameters and running statistics are away from where they start."""
+    """A network whose scales and shifts are away from where they start.
+
+    Rounding must not decide which values a ReLU lets pass, since one such value more or less
+    changes the gradients of a small network: the norms of all blocks are shifted upwards.
+    """
     paddle.seed(1)
     if isinstance(attention, Shared):
         attention.start()
@@ -486,20 +491,28 @@ def build(depth, attention="nam", change=None):
     rng = np.random.default_rng(0)
     for name, value in network.state_dict().items():
         noise = rng.normal(size=value.shape).astype("float32")
-        if name.endswith("._mean"):
-            value.set_value(0.1 * noise)
-        elif name.endswith("._variance"):
-            value.set_value(1 + 0.2 * np.tanh(noise))
-        elif value.ndim == 1:
+        if value.ndim == 1 and "._" not in name:
             value.set_value(value.numpy() + 0.2 * np.tanh(noise))
+            if name.endswith((*(f"bn{i}.bias" for i in (1, 2, 3)), "downsample.1.bias")):
+                value.set_value(value.numpy() + SHIFT)
     return network
 
 
 def prepare(network, training):
-    network.train() if training else network.eval()
-    for layer in network.sublayers():
-        if getattr(layer, "stays", False):
-            layer.eval()
+    """The mode; in inference mode running statistics that fit, so that values stay moderate."""
+    norms = [layer for layer in network.sublayers() if hasattr(layer, "_momentum")]
+    frozen = [layer for layer in norms if getattr(layer, "stays", False)]
+    network.train()
+    if not training or frozen:
+        momenta = [layer._momentum for layer in norms]
+        for layer in norms:
+            layer._momentum = 0.0
+        with paddle.no_grad(), convolutions("paddle"):
+            network(paddle.to_tensor(images(2)))
+        for layer, momentum in zip(norms, momenta):
+            layer._momentum = momentum
+    for layer in frozen if training else [network]:
+        layer.eval()
 
 
 def images(seed=0):
@@ -522,28 +535,37 @@ def convolutions(choice):
 
 def step(network, values, choice):
     """All that a pass forward and backward computes, by name; the state is then as before."""
-    start = {name: value.numpy().copy() for name, value in network.state_dict().items()}
+    # running statistics, and the vectors of spectral_norm
+    state = {name: value for name, value in network.state_dict().items()
+             if "._" in name or name.endswith(("_u", "_v"))}
+    start = {name: value.numpy().copy() for name, value in state.items()}
+    try:
+        with convolutions(choice):
+            return _step(network, state, values)
+    finally:
+        for name, value in state.items():
+            value.set_value(start[name])
+
+
+def _step(network, state, values):
     network.clear_gradients()
     SEEN.clear()
     paddle.seed(5)
     x = paddle.to_tensor(values, stop_gradient=False)
-    with convolutions(choice):
-        logits = network(x)
-        weights = np.random.default_rng(9).normal(size=logits.shape).astype("float32")
-        (logits * paddle.to_tensor(weights)).sum().backward()
+    logits = network(x)
+    weights = np.random.default_rng(9).normal(size=logits.shape).astype("float32")
+    (logits * paddle.to_tensor(weights)).sum().backward()
     result = {"logits": logits.numpy(), "gradient of x": x.grad.numpy(), "x": x.numpy()}
     for name, parameter in network.named_parameters():
         if parameter.grad is not None:
             result[f"gradient of {name}"] = parameter.grad.numpy()
-    for name, value in network.state_dict().items():
+    for name, value in state.items():
         result[f"state {name}"] = value.numpy().copy()
     for layer in network.sublayers():
         for kept in getattr(layer, "kept", ()):
             see(kept)
     for i, seen in enumerate(SEEN):
         result[f"seen {i}"] = seen
-    for name, value in network.state_dict().items():
-        value.set_value(start[name])
     return result
 
 
@@ -576,35 +598,50 @@ def largest_difference(actual, expected):
     return worst
 
 
-def assert_as_paddles_own(network, training, values=None):
-    values = images() if values is None else values
+def compare(network, training):
+    """What differs, in words, and what Paddle computes."""
     prepare(network, training)
-    expected = step(network, values, "paddle")
-    before = shape_of(network)
-    actual = step(network, values, None)
-    after = shape_of(network)
-    off, name = largest_difference(actual, expected)
-    assert off < TOLERANCE, f"{name} is off by {off:.1e} of its norm"
-    assert after == before, "a layer stays changed"
+    expected = step(network, images(), "paddle")
+    before, problems = shape_of(network), []
+    try:
+        off, name = largest_difference(step(network, images(), None), expected)
+        if not off < TOLERANCE:
+            problems.append(f"off by {off:.1e} of the norm: {name}")
+    except Exception as error:
+        problems.append(f"{type(error).__name__}: {error}")
+    if shape_of(network) != before:
+        problems.append("a layer stays changed")
+    mode = "training: " if training else "inference: "
+    return [mode + problem for problem in problems], expected
+
+
+def assert_as_paddles_own(network, training):
+    problems, expected = compare(network, training)
+    assert not problems, problems
     return expected
+
+
+def problems_in_both_modes(network):
+    problems, _ = compare(network, True)
+    if any("stays changed" in problem for problem in problems):
+        return problems
+    return problems + compare(network, False)[0]
 
 
 both_modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 both_depths = pytest.mark.parametrize("depth", [18, 50])
 
 
-@both_modes
 @both_depths
 @pytest.mark.parametrize("name", ATTENTIONS)
-def test_attention(name, depth, training):
-    assert_as_paddles_own(build(depth, ATTENTIONS[name]), training)
+def test_attention(name, depth):
+    assert problems_in_both_modes(build(depth, ATTENTIONS[name])) == []
 
 
-@both_modes
 @both_depths
 @pytest.mark.parametrize("name", CHANGES)
-def test_changed_backbone(name, depth, training):
-    assert_as_paddles_own(build(depth, change=CHANGES[name]), training)
+def test_changed_backbone(name, depth):
+    assert problems_in_both_modes(build(depth, change=CHANGES[name])) == []
 
 
 @both_modes
