@@ -65,12 +65,16 @@ def _library():
     return library
 
 
+_first_try = threading.Lock()
+
+
 def why_not():
     """Why oneDNN is not used, in a sentence, or None where it is."""
     if os.environ.get("NAM_EDU_CONVOLUTION") in ("paddle", "products"):
         return f"NAM_EDU_CONVOLUTION={os.environ['NAM_EDU_CONVOLUTION']}"
-    library = _library()
-    return library if isinstance(library, str) else _unlike_paddle()
+    with _first_try:
+        library = _library()
+        return library if isinstance(library, str) else _unlike_paddle()
 
 
 def available():
@@ -473,11 +477,15 @@ def _unlike_paddle():
     and gradients, against Paddle's own operations. Draws no random numbers."""
     def tensor(*shape):
         values = np.sin(np.arange(np.prod(shape), dtype="float32") ** 1.5).reshape(shape)
-        return paddle.to_tensor(values, stop_gradient=False, place=paddle.CPUPlace())
+        return paddle.to_tensor(values, place=paddle.CPUPlace())
 
     def both(function, *tensors):
+        tensors = [t.detach() for t in tensors]
+        for t in tensors:
+            t.stop_gradient = False
         y = function(*tensors)
-        return [y, *paddle.grad([(y * y).sum()], tensors)]
+        (y * y).sum().backward()
+        return [y, *(t.grad for t in tensors)]
 
     x, shortcut, logits = tensor(2, 6, 5, 16), tensor(2, 6, 5, 16) + 0.1, tensor(2, 6, 5, 16) * 2
     weight, bias = tensor(16, 16, 3, 3), tensor(16)
