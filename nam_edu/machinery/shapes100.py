@@ -22,7 +22,6 @@ import numpy as np
 
 from .cifar_archive import Archive, ArchiveError, Split, read_archive, write_archive
 from .checks import whole_number
-from .errors import ArgumentError
 
 VERSION = 1  # raise it whenever the drawing changes: it is part of the name of the cached file
 SIDE = 32  # pixels
