@@ -143,7 +143,8 @@ def test_of_a_list_of_threads_the_first_counts():
 
 
 @pytest.mark.parametrize("value, threads", [("3", 3), ("2,1", 2), (" 4 , 2,1", 4), ("", 1),
-                                            ("x", 1), ("0", 1), ("-2", 1), (",2", 1), ("\u00b2", 1)])
+                                            ("x", 1), ("0", 1), ("-2", 1), (",2", 1),
+                                            ("\u00b2", 1)])
 def test_thread_count(value, threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     assert backend.thread_count() == threads
