@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import io
 import os
 import platform
@@ -21,6 +22,8 @@ PROFILES = ("ci", "quick", "full")
 # On AI Studio these two folders survive a restart.
 EXTERNAL_LIBRARIES = Path("/home/aistudio/external-libraries")  # for packages
 AISTUDIO_WORK = Path("/home/aistudio/work")  # for files
+# What every lesson imports, beside NumPy and Paddle.
+LESSON_PACKAGES = ("matplotlib", "tqdm", "visualdl")
 
 # What tune_cpu() set in this process: {name: value}; None before it was called.
 _tuned = None
@@ -55,6 +58,15 @@ def usable_cores():
         except (OSError, ValueError):
             continue
     return cores or 1
+
+
+def thread_count():
+    """How many threads Paddle is told to use: OMP_NUM_THREADS, or 1 where that is no number.
+
+    It may be a list, "2,1", with a number for each level of nesting: the first counts.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return max(1, int(first)) if first.isdecimal() else 1
 
 
 def processor():
@@ -110,7 +122,8 @@ def tune_cpu():
     """Set what makes Paddle fast on a CPU, before Paddle is imported; return {name: value}.
 
     That is as many threads as there are usable cores, MKL's code for AMD processors, and reuse of
-    freed memory. What the user has set stays as it is, and NAM_EDU_CPU_TUNING=0 switches all of it
+    freed memory. What the user has set stays as it is, except that of a list of threads ("2,1")
+    only the first is kept: of a list Paddle would make 1. NAM_EDU_CPU_TUNING=0 switches all of it
     off. Where Paddle was imported first it is too late for threads and MKL: that is said once.
     """
     global _tuned
@@ -128,6 +141,8 @@ def tune_cpu():
         for name, value in wanted.items():
             if name not in os.environ:
                 os.environ[name] = _tuned[name] = value
+        if "," in os.environ["OMP_NUM_THREADS"]:
+            os.environ["OMP_NUM_THREADS"] = _tuned["OMP_NUM_THREADS"] = str(thread_count())
         _tuned.update(kept)
         return _tuned
     _tuned.update(kept)
@@ -164,8 +179,30 @@ def import_paddle():
 
 def add_external_libraries():
     """Let Python find the packages that were installed into AI Studio's own folder for them."""
-    if EXTERNAL_LIBRARIES.is_dir() and str(EXTERNAL_LIBRARIES) not in sys.path:
-        sys.path.append(str(EXTERNAL_LIBRARIES))
+    if EXTERNAL_LIBRARIES.is_dir():
+        if str(EXTERNAL_LIBRARIES) not in sys.path:
+            sys.path.append(str(EXTERNAL_LIBRARIES))
+        importlib.invalidate_caches()  # another process may have installed there meanwhile
+
+
+def importable(name):
+    """Whether Python finds a module of this name; what pip left of a package may have none."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def what_lessons_miss():
+    """A sentence about packages of the lessons that Python does not find; "" if it finds all."""
+    missing = [name for name in LESSON_PACKAGES if not importable(name)]
+    if not missing:
+        return ""
+    what = f"the lessons need {', '.join(missing)}, which Python does not find: "
+    if EXTERNAL_LIBRARIES.parent.is_dir():
+        return what + "run the first cell of main.ipynb, then this cell again"
+    return (what + f"pip install {' '.join(missing)}; python -m nam_edu doctor says what else is "
+            "missing")
 
 
 def runs_elsewhere():
@@ -212,7 +249,8 @@ def setup(seed=0, data=None):
     threads, what was set for the CPU, data and seed.
 
     data: None in a lesson: the line names the data that the lessons use, their profile, and the
-    folder of their runs where that is not the one beside the notebooks. A command passes the data
+    folder of their runs where that is not the one beside the notebooks; packages of the lessons
+    that are not installed are named on standard error. A command passes the data
     that it will use ("shapes100", "cifar100" or a path); the line then names that and no profile.
     """
     tuned = tune_cpu()
@@ -223,7 +261,7 @@ def setup(seed=0, data=None):
     random.seed(seed)
     np.random.seed(seed)
     paddle.seed(seed)
-    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    threads = thread_count()
     device = paddle.device.get_device()
     if device == "cpu" and paddle.is_compiled_with_cuda():
         device = "cpu (Paddle's GPU build, but no GPU that it can use)"
@@ -236,6 +274,9 @@ def setup(seed=0, data=None):
     print(" | ".join((
         f"nam_edu {__version__}", f"Paddle {paddle.__version__}",
         f"Python {platform.python_version()}", f"NumPy {np.__version__}",
-        f"{device}, {threads} thread{'s' * (threads != '1')}",
+        f"{device}, {threads} thread{'s' * (threads != 1)}",
         f"set: {', '.join(f'{n}={v}' for n, v in tuned.items()) or 'nothing'}",
         *about, f"seed {seed}")), flush=True)
+    missing = what_lessons_miss() if data is None else ""
+    if missing:
+        print(missing, file=sys.stderr)

@@ -34,6 +34,8 @@ class Evaluation:
     confusion: (20, 20), images of the row's superclass whose first choice lies in the column's;
     first choices of an unknown superclass are left out.
     predicted: (N,), first choices; confidence: (N,), their softmax probabilities.
+    unknown_superclass: how many first choices are of an unknown superclass; where there are any,
+    the printed evaluation says so.
     """
 
     images: int
@@ -47,6 +49,7 @@ class Evaluation:
     confusion: np.ndarray
     predicted: np.ndarray
     confidence: np.ndarray
+    unknown_superclass: int = 0
 
     def as_dict(self):
         """Plain values for JSON; without what is there once per image."""
@@ -54,6 +57,7 @@ class Evaluation:
                 "top1_interval": list(self.top1_interval),
                 "top5_interval": list(self.top5_interval),
                 "superclass_top1": self.superclass_top1,
+                "unknown_superclass": self.unknown_superclass,
                 "per_class": self.per_class, "per_superclass": self.per_superclass,
                 "confusion": {"superclasses": list(self.per_superclass),
                               "counts": self.confusion.tolist()}}
@@ -68,6 +72,9 @@ class Evaluation:
                  f"top-1 {self.top1:6.2f} % {interval(self.top1_interval)}",
                  f"top-5 {self.top5:6.2f} % {interval(self.top5_interval)}",
                  f"first choice in the right superclass {self.superclass_top1:.2f} %",
+                 *([f"  but the superclass of {self.unknown_superclass} first choices is unknown: "
+                    "they count as wrong, and are not in the table"]
+                   if self.unknown_superclass else []),
                  "best classes   " + ", ".join(f"{n} {known[n]:.0f} %" for n in ranked[:-6:-1]),
                  "worst classes  " + ", ".join(f"{n} {known[n]:.0f} %" for n in ranked[:5]),
                  "", f"{'superclass':<32}{'images':>7}{'top-1 %':>9}{'in superclass %':>17}"
@@ -151,7 +158,8 @@ def evaluate(network, split, batch_size=256):
         superclass_top1=100 * float((predicted_super == split.coarse).mean()),
         per_class=by_name(split.fine_names, split.fine),
         per_superclass=by_name(split.coarse_names, split.coarse),
-        confusion=confusion, predicted=predicted, confidence=confidence)
+        confusion=confusion, predicted=predicted, confidence=confidence,
+        unknown_superclass=int((~known).sum()))
 
 
 def weight_shares(gamma):
@@ -254,7 +262,7 @@ class FixedGate(nn.Layer):
 
 @contextlib.contextmanager
 def _in_place_of(network, layers):
-    """Inside, layers of the network, {name: layer}, stand in place of those of that name."""
+    """Inside, the network has these layers, {name: layer}, in place of its own of those names."""
     before = {}
     try:
         for name, layer in layers.items():

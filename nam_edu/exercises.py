@@ -37,15 +37,22 @@ def _checker(number):
     return register
 
 
+def _open(answer):
+    """Whether an answer, or a part of it, was left as the dots of the stub."""
+    if isinstance(answer, (list, tuple)):
+        return any(_open(part) for part in answer)
+    return answer is None or answer is Ellipsis
+
+
 def _call(answer, *inputs):
     """answer(*inputs), which must be something."""
-    if answer is None or answer is Ellipsis:
+    if _open(answer):
         raise Wrong(NOT_SOLVED)
     if not callable(answer):
         raise Wrong(f"a function is wanted, not {type(answer).__name__}: give its name without "
                     "calling it")
     result = answer(*inputs)
-    if result is None or result is Ellipsis:
+    if _open(result):
         raise Wrong(NOT_SOLVED)
     return result
 
@@ -53,7 +60,7 @@ def _call(answer, *inputs):
 def _ask(answer, *inputs, shape=None):
     """answer(*inputs) as a float64 array; `shape` is the shape it should have."""
     result = answer(*inputs) if callable(answer) else answer
-    if result is None or result is Ellipsis:
+    if _open(result):
         raise Wrong(NOT_SOLVED)
     try:
         if hasattr(result, "numpy"):
@@ -64,6 +71,25 @@ def _ask(answer, *inputs, shape=None):
     if shape is not None and result.shape != tuple(shape):
         raise Wrong(f"the result has shape {result.shape}, it should have {tuple(shape)}")
     return result
+
+
+def _pair(answer, *inputs, shape):
+    """Two arrays that an answer returns, as one (2, ...)."""
+    got = _call(answer, *inputs)
+    try:
+        parts = list(got)
+    except TypeError:
+        parts = []
+    if len(parts) != 2 or isinstance(got, (str, dict, set)):
+        raise Wrong("two arrays are wanted: return first, second")
+    return np.stack([_ask(part, shape=shape) for part in parts])
+
+
+def _finite(values):
+    """The values, none of which may be NaN or infinite."""
+    if not np.isfinite(values).all():
+        raise Wrong(f"a finite number is wanted, not {values}")
+    return values
 
 
 def _same(result, right, tolerance=1e-5):
@@ -215,8 +241,7 @@ def exercise_2_3(answer):
             var = keep * var + (1 - keep) * batch.var((0, 2, 3), ddof=ddof)
         return np.stack([mean, var])
 
-    got = _call(answer, batches)
-    got = _ask(np.stack([np.asarray(part, np.float64) for part in got]), shape=(2, 3))
+    got = _pair(answer, batches, shape=(3,))
     if _same(got, after(0.9)):
         return "and Paddle's layer keeps the same numbers."
     if _same(got, after(0.1)):
@@ -294,7 +319,7 @@ def exercise_3_1(answer):
 @_checker("3.2")
 def exercise_3_2(answer):
     channels = 3 * 256 + 4 * 512 + 23 * 1024 + 3 * 2048
-    got = int(_ask(answer, shape=()))
+    got = int(_finite(_ask(answer, shape=())))
     if got == 2 * channels:
         return "beside more than 42 million in the rest of the network."
     if got == 4 * channels:
@@ -370,16 +395,6 @@ def exercise_3_4(answer):
 
 
 # ----------------------------------------------------------------------------------- 4, training
-
-def _pair(answer, *inputs, shape):
-    """Two arrays that an answer returns, as one (2, ...)."""
-    got = _call(answer, *inputs)
-    if not isinstance(got, (tuple, list)) or len(got) != 2:
-        raise Wrong("two arrays are wanted: return first, second")
-    for part in got:
-        _ask(part, shape=shape)
-    return np.stack([np.asarray(part, np.float64) for part in got])
-
 
 @_checker("4.1")
 def exercise_4_1(answer):
@@ -616,7 +631,7 @@ def exercise_6_2(answer):
 def exercise_6_3(answer):
     gamma = np.array([0.5, -2.0, 0.1, -0.3, 1.0])
     got = _ask(answer, gamma, 2, shape=(2,))
-    chosen = sorted(int(v) for v in got)
+    chosen = sorted(int(v) for v in _finite(got))
     if chosen == [2, 3]:
         return "those are the two with the smallest |gamma|."
     if chosen == [1, 3]:

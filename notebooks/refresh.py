@@ -1,8 +1,8 @@
 """Run notebooks from top to bottom and keep their outputs: python notebooks/refresh.py [NAME ...].
 
-For maintainers. Each notebook (all lessons, solutions and AI Studio's door, or those named) runs in
-a new kernel; its file is replaced only when every cell succeeded. Kept are outputs and counts;
-times of execution and states of widgets are not.
+For maintainers. Each notebook (all lessons, their solutions and AI Studio's first page, or those
+named) runs in a new kernel; its file is replaced only when every cell succeeded. Outputs and counts
+are kept; times of execution and states of widgets are not.
 """
 import argparse
 import re

@@ -4,13 +4,17 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
-from nam_edu.machinery import aistudio
 from nam_edu.__main__ import main
+from nam_edu.backend import LESSON_PACKAGES, importable
+from nam_edu.machinery import aistudio
+from nam_edu.machinery.doctor import FIRST_CELL
 
 
 @pytest.fixture(scope="module")
@@ -78,51 +82,77 @@ def test_command(tmp_path, capsys):
     assert "main.ipynb" in capsys.readouterr().out
 
 
+def wheel(folder, name, requires=()):
+    """A wheel with one empty module."""
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as packed:
+        packed.writestr(f"{name}.py", "")
+        packed.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+                        + "".join(f"Requires-Dist: {other}\n" for other in requires))
+        packed.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n"
+                                         "Tag: py3-none-any\n")
+        packed.writestr(f"{info}/RECORD", "")
+
+
 @pytest.fixture
-def first_cell(tmp_path, monkeypatch):
-    """Runs what the first cell of main.ipynb does before nam_edu is imported, with tmp_path/libs
-    for AI Studio's folder and a pip that makes the modules it is asked for; returns the calls."""
-    page = nbformat.read(Path(__file__).parent.parent / aistudio.FIRST_PAGE, as_version=4)
-    source = next(cell.source for cell in page.cells if cell.cell_type == "code")
-    source = source.split("sys.path[:0]")[0].replace("/home/aistudio/external-libraries",
-                                                     str(tmp_path / "libs"))
-    for name in ("matplotlib", "tqdm", "visualdl", "ipywidgets"):
-        source = source.replace(f'"{name}"', f'"stub_{name}"')
-    calls = []
-
-    def pip(command, check):
-        assert check and command[1:4] == ["-m", "pip", "install"]
-        constraint = open(command[command.index("-c") + 1]).read()
-        names = [word for word in command if word.startswith("stub_")]
-        (tmp_path / "libs").mkdir(exist_ok=True)
-        for name in names:
-            (tmp_path / "libs" / f"{name}.py").touch()
-        calls.append((names, constraint, command))
-
-    monkeypatch.setattr(subprocess, "run", pip)
+def shop(tmp_path, monkeypatch):
+    """Pip finds the wheels of this folder alone; AI Studio's folder is tmp_path/home/libs."""
+    for name in list(os.environ):
+        if name.startswith("PIP_"):
+            monkeypatch.delenv(name)
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "path_importer_cache", dict(sys.path_importer_cache))
-
-    def run():
-        calls.clear()
-        exec(source, {})
-        return list(calls)
-
-    return run
+    return tmp_path / "wheels"
 
 
-def test_the_first_cell_installs_only_what_is_missing(first_cell, tmp_path):
-    import numpy
+@pytest.mark.skipif(not importable("pip"), reason="this Python has no pip")
+def test_only_what_is_missing_is_installed(shop, tmp_path, capfd):
+    """With a real pip. There is no wheel of NumPy, so a copy of it could not be made."""
+    wheel(shop, "nam_shop_a", ["numpy", "nam_shop_b"])
+    wheel(shop, "nam_shop_b")
+    wheel(shop, "nam_shop_c", ["nam_shop_b"])
+    libraries = tmp_path / "home" / "libs"
+    install = partial(aistudio.install_missing, folder=libraries)
+    assert sorted(install(["tqdm", "nam_shop_a"])) == ["nam_shop_a==1.0", "nam_shop_b==1.0"]
+    made = {path.name for path in libraries.iterdir()}
+    assert {"nam_shop_a.py", "nam_shop_b.py"} <= made and "numpy" not in made
+    assert str(libraries) in sys.path and importable("nam_shop_a")
+    out, err = capfd.readouterr()
+    assert out == f"Installing nam_shop_a into {libraries}, once ...\n" and err == ""
+    assert install(["tqdm", "nam_shop_a"]) == [] and sys.path.count(str(libraries)) == 1
+    assert install(["nam_shop_a", "nam_shop_c"]) == ["nam_shop_c==1.0"]  # b is in the folder
+    (libraries / "nam_shop_b.py").unlink()  # what is left of b still looks installed to pip
+    assert install(["nam_shop_b"]) == ["nam_shop_b"]
+    assert capfd.readouterr().err == ""
 
-    ((names, constraint, command),) = first_cell()
-    assert names == ["stub_matplotlib", "stub_tqdm", "stub_visualdl", "stub_ipywidgets"]
-    assert constraint == f"numpy=={numpy.__version__}\n"
-    assert {"-q", "--disable-pip-version-check"} <= set(command)
-    assert command[command.index("-t") + 1] == str(tmp_path / "libs")
-    assert first_cell() == [] and sys.path.count(str(tmp_path / "libs")) == 1
-    (tmp_path / "libs" / "stub_tqdm.py").unlink()
-    ((names, _, _),) = first_cell()
-    assert names == ["stub_tqdm"]
+
+def test_a_pip_without_plans_installs_all(tmp_path, monkeypatch):
+    calls = []
+
+    def old_pip(command, **_):
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 2 if "--dry-run" in command else 0, b"")
+
+    monkeypatch.setattr(subprocess, "run", old_pip)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    aistudio.install_missing(["nam_shop_a"], tmp_path / "libs")
+    assert len(calls) == 2 and "--no-deps" not in calls[1] and "nam_shop_a" in calls[1]
+    assert f"numpy=={np.__version__}" in calls[1] and str(tmp_path / "libs") in calls[1]
+    calls.clear()
+    aistudio.install_missing(["nam_shop_a"], tmp_path / "no" / "libs")  # not AI Studio
+    (command,) = calls
+    assert "-t" not in command and not (tmp_path / "no").exists()
+
+
+def test_the_first_cell_installs_before_it_sets_up():
+    page = nbformat.read(Path(__file__).parent.parent / aistudio.FIRST_PAGE, as_version=4)
+    source = next(cell.source for cell in page.cells if cell.cell_type == "code")
+    assert source.index("install_missing()") < source.index("nam_edu.setup(")
+    assert set(LESSON_PACKAGES) < set(FIRST_CELL)
 
 
 def git(folder, *arguments):

@@ -132,6 +132,44 @@ def test_setup_overrides_nothing_that_the_user_set():
     assert "3 threads | set: nothing" in out and out.splitlines()[-1] == "3"
 
 
+def test_of_a_list_of_threads_the_first_counts():
+    """Paddle makes 1 of a list, which is legal: a number for each level of nesting."""
+    out, err = setup_in_a_new_process(OMP_NUM_THREADS="2,1", MALLOC_TRIM_THRESHOLD_="131072")
+    line, inside = out.splitlines()
+    assert "2 threads | set: " in line and "OMP_NUM_THREADS=2" in line and inside == "2"
+    assert err == ""
+    out, _ = setup_in_a_new_process(OMP_NUM_THREADS="2,1", NAM_EDU_CPU_TUNING="0")
+    assert "1 thread | set: nothing" in out
+
+
+@pytest.mark.parametrize("value, threads", [("3", 3), ("2,1", 2), (" 4 , 2,1", 4), ("", 1),
+                                            ("x", 1), ("0", 1), ("-2", 1), (",2", 1),
+                                            ("\u00b2", 1)])
+def test_thread_count(value, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert backend.thread_count() == threads
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert backend.thread_count() == 1
+
+
+def test_setup_names_packages_that_a_lesson_will_miss(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(backend, "LESSON_PACKAGES", ("tqdm", "nam_no_such", "nam_nor_this"))
+    nam_edu.setup()
+    err = capsys.readouterr().err
+    assert "the lessons need nam_no_such, nam_nor_this, which Python does not find" in err
+    assert err.count("\n") == 1 and "pip install nam_no_such nam_nor_this;" in err
+    monkeypatch.setattr(backend, "EXTERNAL_LIBRARIES", tmp_path / "external-libraries")
+    nam_edu.setup()
+    assert "run the first cell of main.ipynb, then this cell again" in capsys.readouterr().err
+    (tmp_path / "external-libraries").mkdir()  # as that cell does
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("nam_no_such", "nam_nor_this"):
+        (tmp_path / "external-libraries" / f"{name}.py").touch()
+    nam_edu.setup()
+    nam_edu.setup(data="shapes100")
+    assert capsys.readouterr().err == ""
+
+
 def test_tuning_can_be_switched_off():
     out, err = setup_in_a_new_process(NAM_EDU_CPU_TUNING="0")
     assert "1 thread | set: nothing" in out and err == ""
@@ -320,6 +358,12 @@ def test_the_doctor_beside_the_lessons_of_the_zip(bare):
     assert code == 1 and "2 problems found." in out
     assert "jupyterlab or notebook is missing, which the lessons need: pip install jupy" in out
     assert "ipywidgets is missing, which the lessons need: pip install ipywidgets\n" in out
+    # In a cell, Jupyter is there, wherever its packages are; and main.ipynb installs the others.
+    (bare / "main.ipynb").touch()
+    code, out = doctor_in_a_new_process("notebook", "jupyterlab", "ipywidgets", cwd=bare, path=bare,
+                                        before="import os; os.environ['JPY_PARENT_PID'] = '1'")
+    assert code == 1 and "1 problem found." in out
+    assert "ipywidgets is missing, which the lessons need: run the first cell of main.ipy" in out
 
 
 def test_the_doctor_looks_into_the_external_libraries(tmp_path):

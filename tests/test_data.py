@@ -285,11 +285,32 @@ def test_an_archive_knows_the_superclasses_of_both_splits(tmp_path):
 def test_a_class_under_two_superclasses_is_refused():
     split = random_split(4, 0)
     names = split.fine_names, split.coarse_names
-    with pytest.raises(ArchiveError, match="'fine 3' stands under two different superclasses"):
+    with pytest.raises(ArchiveError, match="'fine 3' belongs to two different superclasses"):
         Split(split.images, np.array([3, 3, 0, 0]), np.array([1, 2, 0, 0]), *names)
     other = Split(split.images, split.fine, split.coarse + 1, *names)
-    with pytest.raises(ArchiveError, match="'fine 0' stands under two different superclasses"):
+    with pytest.raises(ArchiveError, match="'fine 0' belongs to two different superclasses"):
         Archive(split, other, *names)
+    with pytest.raises(ArchiveError, match="'fine 0' belongs to two different superclasses"):
+        Split(split.images, split.fine, split.coarse, *names, np.full(100, 7))
+
+
+def test_superclasses_that_no_label_shows_are_written_and_read(tmp_path):
+    whole = random_split(100, 0)
+    few = Archive(whole.take(slice(0, 3)), whole.take(slice(2, 5)), whole.fine_names,
+                  whole.coarse_names)
+    write_archive(tmp_path / "a.tar.gz", few)
+    read = read_archive(tmp_path / "a.tar.gz")
+    for split in (read.train, read.test, read.test.take([1])):
+        np.testing.assert_array_equal(split.superclass_of, np.arange(100) // 5)
+
+
+@pytest.mark.parametrize("table", [7, [0] * 99, [20] * 100, [-2] * 100, [True] * 100, ["a"] * 100])
+def test_a_damaged_table_of_superclasses(table):
+    from nam_edu.machinery.cifar_archive import _superclass_table
+
+    with pytest.raises(ArchiveError, match="is not a list of 100 whole numbers from -1 to 19"):
+        _superclass_table({"superclass_of": table})
+    assert _superclass_table({}) is None
 
 
 def test_no_two_streams_of_a_run_coincide(monkeypatch):

@@ -66,7 +66,9 @@ def test_a_class_without_an_image():
     assert result.superclass_top1 == 80  # unknown counts as wrong
     assert result.per_superclass["coarse 19"] is None
     assert result.confusion.sum() == 40 and "coarse 19" not in str(result)
-    json.dumps(result.as_dict())
+    assert result.unknown_superclass == 10 == json.loads(
+        json.dumps(result.as_dict()))["unknown_superclass"]
+    assert "the superclass of 10 first choices is unknown" in str(result)
 
 
 def test_superclasses_of_a_part_of_an_archive(archive):
@@ -77,6 +79,7 @@ def test_superclasses_of_a_part_of_an_archive(archive):
     assert not np.isin(result.predicted, split.fine).all()
     assert result.superclass_top1 == 100 and result.top1 == 0
     assert np.trace(result.confusion) == result.confusion.sum() == len(split)
+    assert result.unknown_superclass == 0 and "unknown" not in str(result)
 
 
 @pytest.mark.parametrize("right, n, low, high", [

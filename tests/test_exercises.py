@@ -3,6 +3,7 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
 from nam_edu.exercises import CHECKERS, check
@@ -175,11 +176,31 @@ def test_mistake(number, words, capsys):
     assert not right and words in said, said
 
 
-@pytest.mark.parametrize("answer", [..., None, lambda *inputs: ..., lambda *inputs: None])
+@pytest.mark.parametrize("answer", [..., None, lambda *inputs: ..., lambda *inputs: None,
+                                    lambda *inputs: (..., 1.0), lambda *inputs: [1.0, None]])
 @pytest.mark.parametrize("number", CHECKERS)
 def test_an_answer_left_open(number, answer, capsys):
     assert check(number, answer) is False
     assert "not solved yet: put your answer in place of the dots" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("junk", [3, "x", (), (1,), [1, 2, 3], {}, {1, 2}, [[1], [1, 2]],
+                                  [float("nan")] * 2, float("nan"), float("inf")])
+@pytest.mark.parametrize("number", CHECKERS)
+def test_a_junk_answer_is_not_said_to_have_raised(number, junk, capsys):
+    for answer in (junk, lambda *inputs: junk):
+        assert check(number, answer) is False
+        assert "your code raised" not in capsys.readouterr().out
+
+
+def test_two_rows_of_an_array_are_two_arrays(capsys):
+    def averages(batches):
+        both = np.stack([np.zeros(3), np.ones(3)])
+        for batch in batches:
+            both = 0.9 * both + 0.1 * np.stack([batch.mean((0, 2, 3)), batch.var((0, 2, 3))])
+        return both
+
+    assert check("2.3", averages)
 
 
 def test_a_value_where_a_function_is_wanted(capsys):

@@ -219,6 +219,14 @@ def test_an_archive_holds_what_was_drawn(tmp_path):
             assert np.array_equal(got, expected)
 
 
+def test_an_archive_of_a_few_images_knows_all_superclasses(tmp_path):
+    archive = read_archive(make_shapes100(tmp_path / "s.tar.gz", train=7, test=5))
+    assert len(set(archive.train.fine) | set(archive.test.fine)) < 13
+    for split in (archive.train, archive.test.take([0])):
+        for fine, coarse in enumerate(split.superclass_of):
+            assert split.fine_names[fine].split()[1] == split.coarse_names[coarse]
+
+
 def test_an_archive_has_the_same_bytes_each_time(tmp_path):
     first = make_shapes100(tmp_path / "a.tar.gz", train=20, test=20).read_bytes()
     assert make_shapes100(tmp_path / "b.tar.gz", train=20, test=20).read_bytes() == first

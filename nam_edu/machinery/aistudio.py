@@ -1,13 +1,17 @@
-"""Holds `python -m nam_edu aistudio`: the course as one zip for Baidu AI Studio."""
+"""Holds what Baidu AI Studio needs: the course as one zip, and what its first page installs."""
 from __future__ import annotations
 
+import importlib
 import io
+import json
 import os
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
+from . import doctor
 from .errors import NamEduError
 from .files import new_file
 
@@ -106,3 +110,46 @@ def write_bundle(target="nam-edu-aistudio.zip", root=None):
                           "a folder of your own with --out") from error
     print(f"In the zip: {origin}.")
     return target
+
+
+# ------------------------------------------------------------------------------- its first page
+
+def install_missing(names=doctor.FIRST_CELL, folder=None):
+    """Install those of these packages that Python does not find; return what pip was asked for.
+
+    On AI Studio they go into `folder` (by default /home/aistudio/external-libraries, which survives
+    restarts), elsewhere among the packages of this Python. The NumPy that is there stays as it is
+    and gets no copy: "pip install -t" alone would fetch all that a package needs once more, though
+    it is installed already. Raises subprocess.CalledProcessError after pip has said why.
+    """
+    from ..backend import EXTERNAL_LIBRARIES, importable
+
+    folder = Path(folder or EXTERNAL_LIBRARIES)
+    on_aistudio = folder.parent.is_dir()
+    if on_aistudio and str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    importlib.invalidate_caches()
+    missing = [name for name in names if not importable(name)]
+    if not missing:
+        return []
+    where = folder if on_aistudio else "the packages of this Python"
+    print(f"Installing {', '.join(missing)} into {where}, once ...", flush=True)
+    pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    numpy = doctor.installed("numpy")
+    wanted = missing + ([f"numpy=={numpy}"] if numpy else [])
+    if not on_aistudio:
+        subprocess.run([*pip, *wanted], check=True)
+    else:
+        # First ask what this Python and the folder lack, then fetch just that.
+        paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+        plan = subprocess.run(
+            [*pip, "--dry-run", "--report", "-", *wanted], stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))})
+        if plan.returncode == 0:
+            parts = [item["metadata"] for item in json.loads(plan.stdout)["install"]]
+            # No part: what pip takes for installed, though its module is gone.
+            wanted = ["--no-deps", *([f"{p['name']}=={p['version']}" for p in parts] or missing)]
+        # A pip older than 22.2 makes no plans: then all that the packages need comes along.
+        subprocess.run([*pip, "--no-warn-conflicts", "-t", str(folder), *wanted], check=True)
+    importlib.invalidate_caches()
+    return [word for word in wanted if not word.startswith("--")]

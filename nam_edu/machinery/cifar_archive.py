@@ -32,7 +32,8 @@ class Split:
 
     superclass_of: the coarse label of each fine class, (100,) int64, -1 where it is unknown. It
     belongs to the archive: its splits, and what `take` cuts from them, know the superclass of
-    classes of which they hold no image. A split made without it reads it off its own labels.
+    classes of which they hold no image. What it leaves unknown, all of it where none is given, a
+    split reads off its own labels. Raises ArchiveError where the two disagree.
     """
 
     images: np.ndarray
@@ -43,11 +44,12 @@ class Split:
     superclass_of: np.ndarray | None = None
 
     def __post_init__(self):
-        if self.superclass_of is None:
-            table = np.full(100, -1, np.int64)
-            table[self.fine] = self.coarse
-            _refuse_two_superclasses(table[self.fine] != self.coarse, self.fine, self.fine_names)
-            object.__setattr__(self, "superclass_of", table)  # the class is frozen
+        table = (np.full(100, -1, np.int64) if self.superclass_of is None
+                 else np.array(self.superclass_of, np.int64))
+        unknown = table[self.fine] < 0
+        table[self.fine[unknown]] = self.coarse[unknown]
+        _refuse_two_superclasses(table[self.fine] != self.coarse, self.fine, self.fine_names)
+        object.__setattr__(self, "superclass_of", table)  # the class is frozen
 
     def __len__(self):
         return len(self.images)
@@ -79,7 +81,7 @@ class Archive:
 def superclasses(*splits):
     """The coarse label of each fine class, (100,) int64; -1 for a class that no split knows.
 
-    Raises ArchiveError when one fine class stands under two superclasses.
+    Raises ArchiveError when one fine class belongs to two superclasses.
     """
     table = np.full(100, -1, np.int64)
     for split in splits:
@@ -92,8 +94,8 @@ def superclasses(*splits):
 
 def _refuse_two_superclasses(wrong, fine, names):
     if wrong.any():
-        raise ArchiveError(f"the class {names[fine[wrong.argmax()]]!r} stands under two different "
-                           "superclasses")
+        raise ArchiveError(f"the class {names[fine[wrong.argmax()]]!r} belongs to two different "
+                           "superclasses: each class must have one")
 
 
 # ------------------------------------------------------------------------------------- read
@@ -201,10 +203,23 @@ def _names(meta, key, count):
     return names
 
 
+def _superclass_table(meta):
+    """The superclasses that `write_archive` adds where the labels do not show them all, or None."""
+    if "superclass_of" not in meta:
+        return None
+    table = meta["superclass_of"]
+    if (not isinstance(table, (list, tuple)) or len(table) != 100
+            or not all(type(v) is int and -1 <= v < 20 for v in table)):
+        raise ArchiveError("'meta': 'superclass_of' is not a list of 100 whole numbers from -1 to "
+                           "19")
+    return np.array(table, np.int64)
+
+
 def _build_archive(members):
     meta = _unpickle("meta", members.pop("meta"))
     fine_names = _names(meta, "fine_label_names", 100)
     coarse_names = _names(meta, "coarse_label_names", 20)
+    table = _superclass_table(meta)
     splits = {}
     for name in ("train", "test"):
         content = _unpickle(name, members.pop(name))
@@ -225,7 +240,7 @@ def _build_archive(members):
         if not len(data):
             raise ArchiveError(f"{name!r} holds no image")
         images = data.reshape(-1, 3, SIZE, SIZE)  # (N, 3072) -> (N, 3, 32, 32)
-        splits[name] = Split(images, fine, coarse, fine_names, coarse_names)
+        splits[name] = Split(images, fine, coarse, fine_names, coarse_names, table)
     return Archive(splits["train"], splits["test"], fine_names, coarse_names)
 
 
@@ -235,7 +250,8 @@ def write_archive(path, archive):
     """Write an `Archive` in CIFAR-100's own format (a gzip tar of pickles), and return the path.
 
     The file appears whole or not at all, and the same archive gives the same bytes. It can be read
-    by `read_archive` and by `paddle.vision.datasets.Cifar100`.
+    by `read_archive` and by `paddle.vision.datasets.Cifar100`. Superclasses that no label of the
+    archive shows are written into `meta`, which CIFAR-100 itself does not need.
     """
     def split_content(split):
         return {b"data": np.ascontiguousarray(split.images.reshape(len(split), -1)),
@@ -247,6 +263,10 @@ def write_archive(path, archive):
                  b"coarse_label_names": [str(n).encode("latin-1") for n in archive.coarse_names]},
         "test": split_content(archive.test),
         "train": split_content(archive.train)}
+    table = archive.train.superclass_of
+    shown = np.concatenate([archive.train.fine, archive.test.fine])
+    if (np.delete(table, shown) >= 0).any():
+        contents["meta"][b"superclass_of"] = table.tolist()
     with new_file(path) as file, \
             gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed, \
             tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:

@@ -5,7 +5,6 @@ nothing here needs more than Python 3.8.
 """
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -26,6 +25,9 @@ NEEDED = (
     ("the tests", "tests/test_backend.py", ("pytest", "nbval", "hypothesis")),
 )
 
+# What the first cell of AI Studio's main.ipynb installs where it is missing.
+FIRST_CELL = ("matplotlib", "tqdm", "visualdl", "ipywidgets")
+
 
 def installed(name):
     """The version of an installed distribution, or None."""
@@ -35,32 +37,37 @@ def installed(name):
         return None
 
 
-def importable(name):
-    """Whether Python finds a module of this name; what pip left of a package may have none."""
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):
-        return False
-
-
 def has_nvidia_gpu():
     """Whether this machine shows an NVIDIA GPU, Paddle asked or not."""
     return bool(shutil.which("nvidia-smi")) or Path("/proc/driver/nvidia/version").exists()
 
 
 def cure(file, otherwise):
-    """The command that installs what is missing: from a requirements file of the clone, or, where
-    that file is not here, `otherwise`."""
+    """How to install what is missing: from a requirements file of the clone, or, where that file is
+    not here, `otherwise`; beside the first page of AI Studio by its first cell, if that does it."""
+    if otherwise in FIRST_CELL and (HOME / "main.ipynb").is_file():
+        return "run the first cell of main.ipynb"
     return f"pip install -r {file}" if (HOME / file).is_file() else f"pip install {otherwise}"
+
+
+def served():
+    """Whether something else serves the notebooks here: AI Studio does, and the Jupyter that runs
+    this command in a cell."""
+    from ..backend import EXTERNAL_LIBRARIES
+
+    return EXTERNAL_LIBRARIES.parent.is_dir() or "JPY_PARENT_PID" in os.environ
 
 
 def packages():
     """(name, version or None, who needs it, whether it is needed here) of every package."""
+    from ..backend import importable
+
     for who, sign, names in NEEDED:
         for name in names:
             found = [n for n in name.split(" or ") if installed(n) and importable(n)]
             title, version = (found[0], installed(found[0])) if found else (name, None)
-            yield title, version, who, (HOME / sign).exists()
+            here = (HOME / sign).exists() and not (name == "jupyterlab or notebook" and served())
+            yield title, version, who, here
 
 
 def matrix_product_rate(paddle, size=1024, seconds=0.5):
@@ -132,7 +139,7 @@ def _examine():
 
 
 def _examine_paddle(missing):
-    from ..backend import import_paddle, tune_cpu, usable_cores
+    from ..backend import import_paddle, thread_count, tune_cpu, usable_cores
 
     version, cuda_build = None, False
     cpu, gpu = installed("paddlepaddle"), installed("paddlepaddle-gpu")
@@ -142,8 +149,7 @@ def _examine_paddle(missing):
         version, cuda_build = paddle.__version__, paddle.is_compiled_with_cuda()
         print(f"{'paddle':<22} {version}, {'GPU' if cuda_build else 'CPU'} build, device "
               f"{paddle.device.get_device()}")
-        print(f"{'threads':<22} {os.environ.get('OMP_NUM_THREADS', '1')}, of "
-              f"{usable_cores()} usable cores")
+        print(f"{'threads':<22} {thread_count()}, of {usable_cores()} usable cores")
         print(f"{'set for the CPU':<22} "
               f"{', '.join(f'{n}={v}' for n, v in tuned.items()) or 'nothing'}")
         print(f"{'matrix products':<22} {matrix_product_rate(paddle):.0f} GFLOP/s")

@@ -304,7 +304,8 @@ def make_shapes100(path, *, train=TRAIN, test=TEST, seed=0):
     if not writable(path.parent):  # said before the seconds that drawing takes
         raise ArchiveError(f"{path} cannot be written, because its folder cannot: {advice}")
     names = tuple(fine_names()), tuple(coarse_names())
-    splits = [Split(*draw(n, seed, split=split), *names)
+    table = np.arange(len(names[0])) // len(TEXTURES)  # however few images there are
+    splits = [Split(*draw(n, seed, split=split), *names, table)
               for split, n in (("train", train), ("test", test))]
     try:
         return write_archive(path, Archive(*splits, *names))
