@@ -5,6 +5,7 @@ The choice in nam_edu/convolution.py stands on these numbers: processor time of 
 for every shape of ResNet-18 and ResNet-50 at 32x32 with the 7x7 stem, batch 128, and of the next
 larger map. One thread, since other work on the machine disturbs processor time least.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -13,14 +14,34 @@ import sys
 import time
 
 # map, in, out, kernel, stride
-SHAPES = [(32, 3, 64, 7, 2), (16, 64, 64, 3, 1),
-          (8, 64, 64, 3, 1), (8, 64, 64, 1, 1), (8, 64, 256, 1, 1), (8, 256, 64, 1, 1),
-          (8, 256, 128, 1, 1), (8, 64, 128, 3, 2), (8, 128, 128, 3, 2), (8, 256, 512, 1, 2),
-          (4, 128, 128, 3, 1), (4, 128, 512, 1, 1), (4, 512, 128, 1, 1), (4, 512, 256, 1, 1),
-          (4, 128, 256, 3, 2), (4, 256, 256, 3, 2), (4, 512, 1024, 1, 2),
-          (2, 256, 256, 3, 1), (2, 256, 1024, 1, 1), (2, 1024, 256, 1, 1), (2, 256, 512, 3, 2),
-          (2, 512, 512, 3, 2), (2, 1024, 2048, 1, 2),
-          (1, 512, 512, 3, 1), (1, 512, 2048, 1, 1), (1, 2048, 512, 1, 1)]
+SHAPES = [
+    (32, 3, 64, 7, 2),
+    (16, 64, 64, 3, 1),
+    (8, 64, 64, 3, 1),
+    (8, 64, 64, 1, 1),
+    (8, 64, 256, 1, 1),
+    (8, 256, 64, 1, 1),
+    (8, 256, 128, 1, 1),
+    (8, 64, 128, 3, 2),
+    (8, 128, 128, 3, 2),
+    (8, 256, 512, 1, 2),
+    (4, 128, 128, 3, 1),
+    (4, 128, 512, 1, 1),
+    (4, 512, 128, 1, 1),
+    (4, 512, 256, 1, 1),
+    (4, 128, 256, 3, 2),
+    (4, 256, 256, 3, 2),
+    (4, 512, 1024, 1, 2),
+    (2, 256, 256, 3, 1),
+    (2, 256, 1024, 1, 1),
+    (2, 1024, 256, 1, 1),
+    (2, 256, 512, 3, 2),
+    (2, 512, 512, 3, 2),
+    (2, 1024, 2048, 1, 2),
+    (1, 512, 512, 3, 1),
+    (1, 512, 2048, 1, 1),
+    (1, 2048, 512, 1, 1),
+]
 
 
 def ways(paddle, size, c_in, c_out, kernel, stride):
@@ -41,12 +62,20 @@ def ways(paddle, size, c_in, c_out, kernel, stride):
     first, last = tensor([128, c_in, size, size]), tensor([128, size, size, c_in])
     p = kernel // 2
     yield "Paddle", first, weight, lambda: F.conv2d(first, weight, stride=stride, padding=p)
-    yield "gathered", last, weight, lambda: C._Gathered.apply(
-        last, weight, (stride, stride), (p, p, p, p))
+    yield (
+        "gathered",
+        last,
+        weight,
+        lambda: C._Gathered.apply(last, weight, (stride, stride), (p, p, p, p)),
+    )
     if kernel == 3 and stride == 1:
         yield "winograd", last, weight, lambda: C._Winograd.apply(last, weight, (p, p, p, p))
-    yield "chosen", last, weight, lambda: C.conv2d(
-        last, weight, stride=(stride, stride), padding=(p, p))
+    yield (
+        "chosen",
+        last,
+        weight,
+        lambda: C.conv2d(last, weight, stride=(stride, stride), padding=(p, p)),
+    )
 
 
 def main():
@@ -77,13 +106,22 @@ def main():
                 x.clear_grad()
                 weight.clear_grad()
         size, c_in, c_out, kernel, stride = shape
-        rows.append([f"{size}x{size}", c_in, c_out, f"{kernel}x{kernel}", stride]
-                    + [f"{best[name]:.1f}" if name in best else "" for name in names])
+        rows.append(
+            [f"{size}x{size}", c_in, c_out, f"{kernel}x{kernel}", stride]
+            + [f"{best[name]:.1f}" if name in best else "" for name in names]
+        )
     text = "\n".join(
-        ["# One convolution, forward and backward: ms of processor time, best of the rounds", "",
-         provenance("benchmarks.convolution", sys.argv[1:]).replace(
-             "Median [lowest to highest round].", "Batch 128."), "",
-         table(["map", "in", "out", "kernel", "stride", *names], rows), ""])
+        [
+            "# One convolution, forward and backward: ms of processor time, best of the rounds",
+            "",
+            provenance("benchmarks.convolution", sys.argv[1:]).replace(
+                "Median [lowest to highest round].", "Batch 128."
+            ),
+            "",
+            table(["map", "in", "out", "kernel", "stride", *names], rows),
+            "",
+        ]
+    )
     print(text)
     if args.out:
         from nam_edu.files import write_text

@@ -3,6 +3,7 @@
 Trains some steps of each recipe by `fit` on CIFAR-100, as a user would, and takes the median step
 times the steps of an epoch, plus the time per image of an evaluation times 10,000. Prints a table.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -41,8 +42,10 @@ def measure(name, archive):
 
     clock, wanted = Clock(), recipe(name, epochs=1, warmup_steps=0)
     few = dataclasses.replace(
-        archive, train=archive.train.take(np.arange(STEPS[name] * wanted.batch_size)),
-        test=archive.test.take(np.arange(EVALUATED)))
+        archive,
+        train=archive.train.take(np.arange(STEPS[name] * wanted.batch_size)),
+        test=archive.test.take(np.arange(EVALUATED)),
+    )
     with tempfile.TemporaryDirectory() as folder:
         fit(wanted, few, Path(folder) / name, progress=False, callbacks=[clock])
     # The time between the ends of two steps: augmentation included, the first step left out.
@@ -54,16 +57,23 @@ def main():
     from nam_edu.training import load_data, machine, recipe, versions
 
     archive = load_data("cifar100")
-    print(f"{machine()}; {', '.join(f'{k} {v}' for k, v in versions().items())}; "
-          f"{time.strftime('%Y-%m-%d')}\n")
-    print("| recipe | step of 128 images | epoch of 50,000, evaluation of 10,000 included | "
-          "the whole recipe |\n|---|---:|---:|---:|")
+    print(
+        f"{machine()}; {', '.join(f'{k} {v}' for k, v in versions().items())}; "
+        f"{time.strftime('%Y-%m-%d')}\n"
+    )
+    print(
+        "| recipe | step of 128 images | epoch of 50,000, evaluation of 10,000 included | "
+        "the whole recipe |\n|---|---:|---:|---:|"
+    )
     for name in sys.argv[1:] or STEPS:
         step, image = measure(name, archive)
         epochs = recipe(name).epochs
         epoch = step * -(-len(archive.train) // recipe(name).batch_size) + image * len(archive.test)
-        print(f"| `{name}` | {step:.2f} s | {epoch / 60:.1f} min | {epochs} epochs: "
-              f"{epoch * epochs / 3600:.1f} hours |", flush=True)
+        print(
+            f"| `{name}` | {step:.2f} s | {epoch / 60:.1f} min | {epochs} epochs: "
+            f"{epoch * epochs / 3600:.1f} hours |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

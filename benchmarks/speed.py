@@ -5,6 +5,7 @@ own. The contenders take turns, a few steps each, round after round: whatever el
 meets them alike. A table gives medians over the rounds and, in brackets, the lowest and highest
 round; a ratio is the median of the ratios within each round.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,13 +19,22 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**25),
-               "MALLOC_TOP_PAD_": str(2**26)}
-SETTINGS = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "NAM_EDU_CPU_TUNING", "NAM_EDU_CONVOLUTION",
-            *KEPT_MEMORY)
+KEPT_MEMORY = {
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+SETTINGS = (
+    "OMP_NUM_THREADS",
+    "MKL_DEBUG_CPU_TYPE",
+    "NAM_EDU_CPU_TUNING",
+    "NAM_EDU_CONVOLUTION",
+    *KEPT_MEMORY,
+)
 
 
 # ------------------------------------------------------------------------- in the child process
+
 
 def build_paddle(spec):
     """Functions of a Paddle contender: train(steps), infer(batches), and the rate of large matrix
@@ -43,10 +53,15 @@ def build_paddle(spec):
     else:
         from nam_edu.resnet import resnet
 
-        network = resnet(spec["depth"], attention=spec["attention"], stem=spec["stem"],
-                         image_size=spec["image_size"])
-    optimizer = paddle.optimizer.Momentum(0.01, 0.9, parameters=network.parameters(),
-                                          weight_decay=5e-4)
+        network = resnet(
+            spec["depth"],
+            attention=spec["attention"],
+            stem=spec["stem"],
+            image_size=spec["image_size"],
+        )
+    optimizer = paddle.optimizer.Momentum(
+        0.01, 0.9, parameters=network.parameters(), weight_decay=5e-4
+    )
     rng = np.random.default_rng(0)
     shape = (spec["batch"], 3, spec["image_size"], spec["image_size"])
     x = paddle.to_tensor(rng.normal(size=shape).astype("float32"))
@@ -145,16 +160,33 @@ def peak_memory():
 
 # ------------------------------------------------------------------------------- the contenders
 
+
 class Contender:
     """A network in a process of its own. settings: of SETTINGS, what is set; None leaves it to
     nam_edu; {} is everything as installed."""
 
-    def __init__(self, name, network="nam_edu", *, settings=None, depth=18, attention="nam",
-                 stem="imagenet", image_size=32, batch=128):
+    def __init__(
+        self,
+        name,
+        network="nam_edu",
+        *,
+        settings=None,
+        depth=18,
+        attention="nam",
+        stem="imagenet",
+        image_size=32,
+        batch=128,
+    ):
         self.name, self.depth = name, depth
         self.batch, self.image_size, self.stem = batch, image_size, stem
-        spec = {"network": network, "depth": depth, "attention": attention, "stem": stem,
-                "image_size": image_size, "batch": batch}
+        spec = {
+            "network": network,
+            "depth": depth,
+            "attention": attention,
+            "stem": stem,
+            "image_size": image_size,
+            "batch": batch,
+        }
         environment = {k: v for k, v in os.environ.items() if k not in SETTINGS}
         if settings is None:
             environment.update(THREADS)
@@ -163,9 +195,14 @@ class Contender:
         if network == "torch":
             environment.update(OMP_NUM_THREADS=str(cores()))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.speed", "--serve", json.dumps(spec)], cwd=ROOT,
-            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True)
+            [sys.executable, "-m", "benchmarks.speed", "--serve", json.dumps(spec)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         self.read()
 
     def read(self):
@@ -236,6 +273,7 @@ def alternate(contenders, job, rounds, seconds=1.0):
 
 # ----------------------------------------------------------------------------------- the tables
 
+
 def multiply_adds(depth, stem, image_size):
     """(of a forward pass, of a forward and backward pass) of one image in the convolutions and the
     linear layer, as the plain algorithm does them. The images need no gradient."""
@@ -260,8 +298,10 @@ def multiply_adds(depth, stem, image_size):
 
 def middle(values, digits=1):
     """Median [lowest to highest] as text."""
-    return (f"{statistics.median(values):.{digits}f} "
-            f"[{min(values):.{digits}f} to {max(values):.{digits}f}]")
+    return (
+        f"{statistics.median(values):.{digits}f} "
+        f"[{min(values):.{digits}f} to {max(values):.{digits}f}]"
+    )
 
 
 def ratio(slow, fast):
@@ -278,9 +318,11 @@ def steps(rounds, depths, stem="imagenet"):
     """Training step and inference of every contender at each depth."""
     text = []
     for depth in depths:
-        contenders = [Contender(name, network, settings=settings, depth=depth, stem=stem)
-                      for name, network, settings in settings_in_turn()
-                      if not (stem == "cifar" and network == "textbook")]
+        contenders = [
+            Contender(name, network, settings=settings, depth=depth, stem=stem)
+            for name, network, settings in settings_in_turn()
+            if not (stem == "cifar" and network == "textbook")
+        ]
         if has_torch():
             contenders.append(Contender("PyTorch", "torch", depth=depth, stem=stem))
         ours = next(c for c in contenders if c.name.startswith("nam_edu"))
@@ -296,20 +338,41 @@ def steps(rounds, depths, stem="imagenet"):
         for c in contenders:
             speed = [c.batch / s for s in training[c]]
             gain = ratio(training[contenders[0]], training[c])
-            rows.append([c.name, middle(speed), f"{gain:.1f}x",
-                         f"{ratio(training[c], training[ours]):.2f}x",
-                         f"{100 * 2 * both * statistics.median(speed) / max(peaks) / 1e9:.0f} %",
-                         middle([c.batch / s for s in inference[c]], 0),
-                         f"{ratio(inference[c], inference[ours]):.2f}x",
-                         f"{memory[c]:.0f} MiB"])
-        text += [f"### ResNet-{depth}-NAM, {stem} stem, batch 128, 32x32", "", table(
-            ["contender", "training, images/s", f"against {contenders[0].name}",
-             "nam_edu is faster by", "of the matrix-product peak", "inference, images/s",
-             "nam_edu is faster by", "peak memory of training"], rows), "",
+            rows.append(
+                [
+                    c.name,
+                    middle(speed),
+                    f"{gain:.1f}x",
+                    f"{ratio(training[c], training[ours]):.2f}x",
+                    f"{100 * 2 * both * statistics.median(speed) / max(peaks) / 1e9:.0f} %",
+                    middle([c.batch / s for s in inference[c]], 0),
+                    f"{ratio(inference[c], inference[ours]):.2f}x",
+                    f"{memory[c]:.0f} MiB",
+                ]
+            )
+        text += [
+            f"### ResNet-{depth}-NAM, {stem} stem, batch 128, 32x32",
+            "",
+            table(
+                [
+                    "contender",
+                    "training, images/s",
+                    f"against {contenders[0].name}",
+                    "nam_edu is faster by",
+                    "of the matrix-product peak",
+                    "inference, images/s",
+                    "nam_edu is faster by",
+                    "peak memory of training",
+                ],
+                rows,
+            ),
+            "",
             f"Peak of float32 matrix products in Paddle: {max(peaks):.0f} GFLOP/s"
             + (f"; in PyTorch: {torch_peak:.0f} GFLOP/s" if torch_peak else "")
             + f". One image: {forward / 1e6:.1f} million multiply-adds forward, {both / 1e6:.1f} "
-              "million forward and backward, counted as the plain algorithm does them.", ""]
+            "million forward and backward, counted as the plain algorithm does them.",
+            "",
+        ]
     return "\n".join(text)
 
 
@@ -320,12 +383,24 @@ def attentions(rounds, names=("none", "half", "nam", "nam-spatial", "se", "cbam"
     for c in contenders:
         c.close()
     base = training[contenders[0]]
-    rows = [[c.name, middle([c.batch / s for s in training[c]]),
-             f"{100 * (statistics.median(t / b for t, b in zip(training[c], base)) - 1):+.1f} %"]
-            for c in contenders]
-    return "\n".join(["### Attention in a ResNet-50 training step, batch 128, 32x32", "", table(
-        ["attention", "training, images/s", "time against none"], rows), "",
-        layers_alone(rounds), ""])
+    rows = [
+        [
+            c.name,
+            middle([c.batch / s for s in training[c]]),
+            f"{100 * (statistics.median(t / b for t, b in zip(training[c], base)) - 1):+.1f} %",
+        ]
+        for c in contenders
+    ]
+    return "\n".join(
+        [
+            "### Attention in a ResNet-50 training step, batch 128, 32x32",
+            "",
+            table(["attention", "training, images/s", "time against none"], rows),
+            "",
+            layers_alone(rounds),
+            "",
+        ]
+    )
 
 
 def layers_alone(rounds):
@@ -336,8 +411,10 @@ def layers_alone(rounds):
     from nam_edu.baselines import build_attention
 
     shape = [128, 256, 8, 8]
-    layers = {name: build_attention(name, 256, (8, 8))
-              for name in ("half", "nam", "nam-spatial", "se", "cbam", "eca", "simam")}
+    layers = {
+        name: build_attention(name, 256, (8, 8))
+        for name in ("half", "nam", "nam-spatial", "se", "cbam", "eca", "simam")
+    }
     layers["textbook NAM"] = ChannelAttention(256)
     x, grad = paddle.randn(shape), paddle.randn(shape)
     x.stop_gradient = False
@@ -386,13 +463,21 @@ def pipeline(rounds, batch=128, batches=20):
     def to_array(image):
         return (np.transpose(np.array(image), [2, 0, 1]) / 255.0).astype("float32")
 
-    transform = T.Compose([
-        T.RandomCrop(32, padding=4), sometimes(T.BrightnessTransform(0.1)),
-        sometimes(T.ContrastTransform(0.1)), T.RandomHorizontalFlip(), T.RandomRotation(15),
-        to_array, T.Normalize(CIFAR100_MEAN, CIFAR100_STD)])
+    transform = T.Compose(
+        [
+            T.RandomCrop(32, padding=4),
+            sometimes(T.BrightnessTransform(0.1)),
+            sometimes(T.ContrastTransform(0.1)),
+            T.RandomHorizontalFlip(),
+            T.RandomRotation(15),
+            to_array,
+            T.Normalize(CIFAR100_MEAN, CIFAR100_STD),
+        ]
+    )
     theirs = paddle.io.DataLoader(OneByOne(), batch_size=batch, shuffle=True, num_workers=0)
-    ours = Batches(split, batch, (CIFAR100_MEAN, CIFAR100_STD),
-                   Augmentation(4, 0.1, 0.1, True, 15.0))
+    ours = Batches(
+        split, batch, (CIFAR100_MEAN, CIFAR100_STD), Augmentation(4, 0.1, 0.1, True, 15.0)
+    )
     speed = {"one PIL image at a time, paddle.io.DataLoader": [], "nam_edu, whole batches": []}
     for _ in range(rounds + 1):
         for values, loader in zip(speed.values(), (theirs, ours)):
@@ -402,9 +487,16 @@ def pipeline(rounds, batch=128, batches=20):
     a, b = (values[1:] for values in speed.values())
     factor = statistics.median(y / x for x, y in zip(a, b))
     rows = [[name, middle(values[1:], 0)] for name, values in speed.items()]
-    return "\n".join(["### The tutorial's augmentation and normalisation, one core", "",
-                      table(["pipeline", "images/s of processor time"], rows), "",
-                      f"Ratio {factor:.1f}x.", ""])
+    return "\n".join(
+        [
+            "### The tutorial's augmentation and normalisation, one core",
+            "",
+            table(["pipeline", "images/s of processor time"], rows),
+            "",
+            f"Ratio {factor:.1f}x.",
+            "",
+        ]
+    )
 
 
 def load_split(images):
@@ -417,28 +509,39 @@ def load_split(images):
 
 def start_up(rounds):
     """Seconds until a new Python has imported."""
-    codes = {"python alone": "pass", "import nam_edu": "import nam_edu",
-             "nam_edu.setup()": "import nam_edu; nam_edu.setup()",
-             "import paddle": "import paddle"}
+    codes = {
+        "python alone": "pass",
+        "import nam_edu": "import nam_edu",
+        "nam_edu.setup()": "import nam_edu; nam_edu.setup()",
+        "import paddle": "import paddle",
+    }
     times = {name: [] for name in codes}
     for _ in range(rounds + 1):
         for name, code in codes.items():
             started = time.perf_counter()
             subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
             times[name].append(time.perf_counter() - started)
-    return "\n".join(["### Start-up", "", table(
-        ["a new Python", "seconds"], [[n, middle(t[1:], 2)] for n, t in times.items()]), ""])
+    return "\n".join(
+        [
+            "### Start-up",
+            "",
+            table(["a new Python", "seconds"], [[n, middle(t[1:], 2)] for n, t in times.items()]),
+            "",
+        ]
+    )
 
 
 def growth(rounds):
     """Training time by batch, depth and image size, with PyTorch beside it where there is one."""
     text = []
     for title, changes in (
-            ("batch (ResNet-18, 32x32)", [{"batch": b} for b in (32, 64, 128, 256, 512)]),
-            ("depth (batch 32, 32x32)",
-             [{"depth": d, "batch": 32} for d in (18, 34, 50, 101, 152)]),
-            ("image size (ResNet-18, batch 32)",
-             [{"image_size": s, "batch": 32} for s in (32, 64, 128, 224)])):
+        ("batch (ResNet-18, 32x32)", [{"batch": b} for b in (32, 64, 128, 256, 512)]),
+        ("depth (batch 32, 32x32)", [{"depth": d, "batch": 32} for d in (18, 34, 50, 101, 152)]),
+        (
+            "image size (ResNet-18, batch 32)",
+            [{"image_size": s, "batch": 32} for s in (32, 64, 128, 224)],
+        ),
+    ):
         rows = []
         for change in changes:
             contenders = [Contender("nam_edu", **change)]
@@ -449,12 +552,17 @@ def growth(rounds):
                 c.close()
             value = next(change[k] for k in ("image_size", "depth", "batch") if k in change)
             ours = times[contenders[0]]
-            row = [value, f"{1000 * statistics.median(ours):.0f}",
-                   middle([contenders[0].batch / t for t in ours])]
+            row = [
+                value,
+                f"{1000 * statistics.median(ours):.0f}",
+                middle([contenders[0].batch / t for t in ours]),
+            ]
             if has_torch():
                 theirs = times[contenders[1]]
-                row += [middle([contenders[1].batch / t for t in theirs]),
-                        f"{ratio(theirs, ours):.2f}x"]
+                row += [
+                    middle([contenders[1].batch / t for t in theirs]),
+                    f"{ratio(theirs, ours):.2f}x",
+                ]
             rows.append(row)
         header = [title, "ms per step", "nam_edu, images/s"]
         if has_torch():
@@ -469,13 +577,17 @@ def provenance(module, arguments):
     from nam_edu.machinery.doctor import installed
     from nam_edu.training import machine
 
-    versions = ", ".join(f"{name} {installed(name)}"
-                         for name in ("paddlepaddle", "paddlepaddle-gpu", "torch", "numpy")
-                         if installed(name))
-    return (f"`{' '.join(['python -m', module, *arguments])}`"
-            + f", {time.strftime('%Y-%m-%d')}, {machine()}, {cores()} threads, Python "
-              f"{platform.python_version()}, {versions}, nam_edu {metadata.version('nam_edu')}. "
-              "Median [lowest to highest round].")
+    versions = ", ".join(
+        f"{name} {installed(name)}"
+        for name in ("paddlepaddle", "paddlepaddle-gpu", "torch", "numpy")
+        if installed(name)
+    )
+    return (
+        f"`{' '.join(['python -m', module, *arguments])}`"
+        + f", {time.strftime('%Y-%m-%d')}, {machine()}, {cores()} threads, Python "
+        f"{platform.python_version()}, {versions}, nam_edu {metadata.version('nam_edu')}. "
+        "Median [lowest to highest round]."
+    )
 
 
 PARTS = ("steps", "attention", "pipeline", "start-up", "growth", "cifar-stem")
@@ -500,12 +612,14 @@ def main():
 
     tune_cpu()
     import_paddle()
-    parts = {"steps": lambda: steps(args.rounds, args.depths),
-             "attention": lambda: attentions(args.rounds),
-             "pipeline": lambda: pipeline(args.rounds),
-             "start-up": lambda: start_up(args.rounds),
-             "growth": lambda: growth(max(3, args.rounds // 2)),
-             "cifar-stem": lambda: steps(max(3, args.rounds // 2), [18], "cifar")}
+    parts = {
+        "steps": lambda: steps(args.rounds, args.depths),
+        "attention": lambda: attentions(args.rounds),
+        "pipeline": lambda: pipeline(args.rounds),
+        "start-up": lambda: start_up(args.rounds),
+        "growth": lambda: growth(max(3, args.rounds // 2)),
+        "cifar-stem": lambda: steps(max(3, args.rounds // 2), [18], "cifar"),
+    }
     text = provenance("benchmarks.speed", sys.argv[1:]) + "\n"
     print(text)
     for part in args.parts:

@@ -1,5 +1,6 @@
 """The textbook ResNet-NAM in Paddle, as the original tutorial describes it: what we are measured
 against. paddle.vision's own ResNet, with the channel formula written out in every block."""
+
 from __future__ import annotations
 
 import paddle

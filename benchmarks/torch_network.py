@@ -1,4 +1,5 @@
 """The same network in PyTorch, for comparison; needs torch, which this course does not install."""
+
 from __future__ import annotations
 
 import torch
@@ -27,9 +28,11 @@ class Block(nn.Module):
     def __init__(self, in_channels, width, stride, bottleneck):
         super().__init__()
         out_channels = 4 * width if bottleneck else width
-        kernels = [(in_channels, width, 1, 1), (width, width, 3, stride),
-                   (width, out_channels, 1, 1)] if bottleneck else [
-                  (in_channels, width, 3, stride), (width, width, 3, 1)]
+        kernels = (
+            [(in_channels, width, 1, 1), (width, width, 3, stride), (width, out_channels, 1, 1)]
+            if bottleneck
+            else [(in_channels, width, 3, stride), (width, width, 3, 1)]
+        )
         layers = []
         for i, (a, b, kernel, step) in enumerate(kernels):
             layers += [nn.Conv2d(a, b, kernel, step, kernel // 2, bias=False), nn.BatchNorm2d(b)]
@@ -41,7 +44,8 @@ class Block(nn.Module):
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-                nn.BatchNorm2d(out_channels))
+                nn.BatchNorm2d(out_channels),
+            )
 
     def forward(self, x):
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -50,12 +54,21 @@ class Block(nn.Module):
 
 def torch_resnet(depth, num_classes=100, stem="imagenet"):
     """ResNet-18/34 or 50/101/152 with NAM; `stem` as in nam_edu.resnet."""
-    counts = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3),
-              152: (3, 8, 36, 3)}[depth]
+    counts = {
+        18: (2, 2, 2, 2),
+        34: (3, 4, 6, 3),
+        50: (3, 4, 6, 3),
+        101: (3, 4, 23, 3),
+        152: (3, 8, 36, 3),
+    }[depth]
     bottleneck = depth >= 50
     if stem == "imagenet":
-        layers = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True),
-                  nn.MaxPool2d(3, 2, 1)]
+        layers = [
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2, 1),
+        ]
     else:
         layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
     channels = 64
@@ -63,5 +76,6 @@ def torch_resnet(depth, num_classes=100, stem="imagenet"):
         for i in range(count):
             layers.append(Block(channels, 64 * 2**stage, 2 if stage and not i else 1, bottleneck))
             channels = 64 * 2**stage * (4 if bottleneck else 1)
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                         nn.Linear(channels, num_classes))
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)
+    )

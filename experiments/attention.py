@@ -11,6 +11,7 @@ Every run trains on all 50,000 images and reports the accuracy on the 10,000 tes
 last epoch. Runs of one seed are paired: same order of the images and same augmentation. Nothing is
 chosen on the test images.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -60,10 +61,19 @@ class Trial:
         from nam_edu.data import CIFAR100_MEAN, CIFAR100_STD
         from nam_edu.recipes import Recipe
 
-        return Recipe("evidence", "cifar100", width=self.width, attention=self.attention,
-                      epochs=self.epochs, nesterov=True, penalty=self.penalty,
-                      decay_gamma=self.decay_gamma, seed=self.seed, mean=CIFAR100_MEAN,
-                      std=CIFAR100_STD)
+        return Recipe(
+            "evidence",
+            "cifar100",
+            width=self.width,
+            attention=self.attention,
+            epochs=self.epochs,
+            nesterov=True,
+            penalty=self.penalty,
+            decay_gamma=self.decay_gamma,
+            seed=self.seed,
+            mean=CIFAR100_MEAN,
+            std=CIFAR100_STD,
+        )
 
 
 def group(attentions, seeds, **settings):
@@ -74,8 +84,11 @@ def group(attentions, seeds, **settings):
 GROUPS = {
     "main": group(("none", "half", "se", "nam"), range(6)),
     "wider": group(("cbam", "eca", "nam-detached", "nam-spatial"), range(3)),
-    "penalty": [t for p, seeds in ((1e-5, 2), (1e-4, 3), (1e-3, 2))
-                for t in group(("nam",), range(seeds), penalty=p)],
+    "penalty": [
+        t
+        for p, seeds in ((1e-5, 2), (1e-4, 3), (1e-3, 2))
+        for t in group(("nam",), range(seeds), penalty=p)
+    ],
     "decay": group(("nam",), range(3), decay_gamma=False),
     "wide": group(("none", "half", "nam"), range(2), width=64, epochs=4),
 }
@@ -83,8 +96,19 @@ GROUPS = {
 
 # ------------------------------------------------------------------------------------ one run
 
-GATE_COLUMNS = ("epoch", "layer", "gamma_mean", "gamma_std", "weight_low", "weight_high",
-                "gate_low", "gate_high", "gate_mean", "gate_std", "gate_profile_std")
+GATE_COLUMNS = (
+    "epoch",
+    "layer",
+    "gamma_mean",
+    "gamma_std",
+    "weight_low",
+    "weight_high",
+    "gate_low",
+    "gate_high",
+    "gate_mean",
+    "gate_std",
+    "gate_profile_std",
+)
 SHARES = (0.1, 0.3, 0.5)  # of the channels that are removed
 DRAWS = 3  # random orders of removal
 
@@ -102,14 +126,18 @@ def load():
 def commit():
     """The full hash of the commit that is checked out. Exits where the code differs from it: a row
     names the commit that made it."""
+
     def git(*command):
-        return subprocess.run(["git", *command], cwd=ROOT, check=True, capture_output=True,
-                              text=True).stdout.strip()
+        return subprocess.run(
+            ["git", *command], cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout.strip()
 
     try:
         if git("status", "--porcelain", "--", "nam_edu", "experiments"):
-            sys.exit("nam_edu/ or experiments/ has changes that are not committed: commit them, "
-                     "so that the rows of the runs can name the commit that made them")
+            sys.exit(
+                "nam_edu/ or experiments/ has changes that are not committed: commit them, "
+                "so that the rows of the runs can name the commit that made them"
+            )
         return git("rev-parse", "HEAD")
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"the commit is unknown, so the runs could not name it: {error}")
@@ -128,8 +156,10 @@ def write_origin(folder):
 
     if not origin(folder) and not (folder / "run.json").exists():
         started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        write_text(folder / "origin.json", json.dumps({
-            "commit": commit(), "started": started, "data_md5": todays_md5()}))
+        write_text(
+            folder / "origin.json",
+            json.dumps({"commit": commit(), "started": started, "data_md5": todays_md5()}),
+        )
 
 
 def train(trial):
@@ -158,14 +188,34 @@ def train(trial):
             measured = gates(network, probed.images)
             for name, gate in measured.items():
                 gamma = np.abs(layers[name].bn.weight.numpy())
-                rows.append(dict(zip(GATE_COLUMNS, (
-                    epoch, name, *(f"{v:.6g}" for v in (
-                        gamma.mean(), gamma.std(), gate.weights_low, gate.weights_high, gate.low,
-                        gate.high, gate.mean, gate.std, gate.profile_std))))))
+                rows.append(
+                    dict(
+                        zip(
+                            GATE_COLUMNS,
+                            (
+                                epoch,
+                                name,
+                                *(
+                                    f"{v:.6g}"
+                                    for v in (
+                                        gamma.mean(),
+                                        gamma.std(),
+                                        gate.weights_low,
+                                        gate.weights_high,
+                                        gate.low,
+                                        gate.high,
+                                        gate.mean,
+                                        gate.std,
+                                        gate.profile_std,
+                                    )
+                                ),
+                            ),
+                        )
+                    )
+                )
             write_rows(folder / "gates.csv", rows)
             learned = predict(network, probed.images).argmax(1)
-            fixed.append({"epoch": epoch,
-                          **with_fixed_gates(network, probed, learned, measured)})
+            fixed.append({"epoch": epoch, **with_fixed_gates(network, probed, learned, measured)})
             write_rows(folder / "fixed.csv", fixed)
 
     done = len(read_rows(folder / "log.csv"))
@@ -182,8 +232,11 @@ def with_fixed_gates(network, split, learned, measured, only=None):
     channel's mean gate in their place; and how many first choices that changes. only: one layer."""
     from nam_edu.evaluation import fixed_gates, predict
 
-    row = {"layer": only or "all", "images": len(split),
-           "top1": f"{100 * (learned == split.fine).mean():.2f}"}
+    row = {
+        "layer": only or "all",
+        "images": len(split),
+        "top1": f"{100 * (learned == split.fine).mean():.2f}",
+    }
     for name, gate in (("half", 0.5), ("mean", measured)):
         with fixed_gates(network, gate, only):
             choices = predict(network, split.images).argmax(1)
@@ -205,22 +258,37 @@ def examine(trial):
     layers = [name for name, _ in nam_layers(network)]
     if layers:
         learned, measured = predict(network, test.images).argmax(1), gates(network, test.images)
-        write_rows(folder / "fixed-end.csv", [
-            {"epoch": trial.epochs, **with_fixed_gates(network, test, learned, measured, only)}
-            for only in [None, *layers]])
+        write_rows(
+            folder / "fixed-end.csv",
+            [
+                {"epoch": trial.epochs, **with_fixed_gates(network, test, learned, measured, only)}
+                for only in [None, *layers]
+            ],
+        )
     if trial not in GROUPS["main"]:
         return
-    kinds = [(of, order, 0) for of in (["nam"] if layers else []) + ["bn"]
-             for order in ("lowest", "highest")]
+    kinds = [
+        (of, order, 0)
+        for of in (["nam"] if layers else []) + ["bn"]
+        for order in ("lowest", "highest")
+    ]
     kinds += [("", "random", draw) for draw in range(DRAWS)]
-    rows = [{"of": "", "order": "none", "draw": 0, "share": 0,
-             "top1": f"{evaluate(network, test).top1:.2f}"}]
+    rows = [
+        {
+            "of": "",
+            "order": "none",
+            "draw": 0,
+            "share": 0,
+            "top1": f"{evaluate(network, test).top1:.2f}",
+        }
+    ]
     for of, order, draw in kinds:
         for share in SHARES:
             with without_channels(network, share, order, of or "bn", draw):
                 top1 = evaluate(network, test).top1
-            rows.append({"of": of, "order": order, "draw": draw, "share": share,
-                         "top1": f"{top1:.2f}"})
+            rows.append(
+                {"of": of, "order": order, "draw": draw, "share": share, "top1": f"{top1:.2f}"}
+            )
     write_rows(folder / "removed.csv", rows)
 
 
@@ -235,10 +303,22 @@ def in_processes(what, trials, done, processes):
             trial = waiting.pop(0)
             (RUNS / trial.name).mkdir(parents=True, exist_ok=True)
             log = open(RUNS / f"{trial.name}.log", "a")  # noqa: SIM115
-            running[subprocess.Popen(
-                [sys.executable, "-m", "experiments.attention", "one", what,
-                 json.dumps(dataclasses.asdict(trial))],
-                cwd=ROOT, env=environment, stdout=log, stderr=log)] = trial
+            running[
+                subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-m",
+                        "experiments.attention",
+                        "one",
+                        what,
+                        json.dumps(dataclasses.asdict(trial)),
+                    ],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                )
+            ] = trial
         pid, _ = os.wait()
         process = next(p for p in running if p.pid == pid)
         trial = running.pop(process)
@@ -262,6 +342,7 @@ def examined(trial):
 
 
 # ------------------------------------------------------------------------------------ the tables
+
 
 def read_rows(path):
     """The rows of a CSV file as dictionaries; none where there is no file."""
@@ -310,22 +391,49 @@ def collect():
             about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
             end, made = log[-1], origin(folder)
             md5 = (made or known.get(trial.name, {})).get("data_md5") or todays_md5()
-            tables["runs"].append({
-                "attention": trial.attention, "seed": trial.seed, "network": trial.network,
-                "epochs": trial.epochs, "top1": f"{float(end['eval_top1']):.2f}",
-                "top5": f"{float(end['eval_top5']):.2f}", "setting": trial.setting,
-                "group": group_name, "cross_entropy": f"{float(end['eval_cross_entropy']):.4f}",
-                "train_top1": f"{float(end['top1']):.2f}",
-                "seconds": round(sum(float(row["seconds"]) for row in log)),
-                "recipe": json.dumps(about["recipe"]),
-                "command": f"python -m experiments.attention run {group_name}", "data_md5": md5,
-                "versions": json.dumps(about["versions"]), "machine": about["machine"],
-                "date": about["started"][:10], "commit": made.get("commit", ""),
-                "started": made.get("started", ""), **run})
-            tables["curves"] += [{**run, "epoch": row["epoch"], **{
-                k: f"{float(row[k]):.5g}" for k in (
-                    "loss", "top1", "eval_cross_entropy", "eval_top1", "eval_top5",
-                    "learning_rate", "seconds")}} for row in log]
+            tables["runs"].append(
+                {
+                    "attention": trial.attention,
+                    "seed": trial.seed,
+                    "network": trial.network,
+                    "epochs": trial.epochs,
+                    "top1": f"{float(end['eval_top1']):.2f}",
+                    "top5": f"{float(end['eval_top5']):.2f}",
+                    "setting": trial.setting,
+                    "group": group_name,
+                    "cross_entropy": f"{float(end['eval_cross_entropy']):.4f}",
+                    "train_top1": f"{float(end['top1']):.2f}",
+                    "seconds": round(sum(float(row["seconds"]) for row in log)),
+                    "recipe": json.dumps(about["recipe"]),
+                    "command": f"python -m experiments.attention run {group_name}",
+                    "data_md5": md5,
+                    "versions": json.dumps(about["versions"]),
+                    "machine": about["machine"],
+                    "date": about["started"][:10],
+                    "commit": made.get("commit", ""),
+                    "started": made.get("started", ""),
+                    **run,
+                }
+            )
+            tables["curves"] += [
+                {
+                    **run,
+                    "epoch": row["epoch"],
+                    **{
+                        k: f"{float(row[k]):.5g}"
+                        for k in (
+                            "loss",
+                            "top1",
+                            "eval_cross_entropy",
+                            "eval_top1",
+                            "eval_top5",
+                            "learning_rate",
+                            "seconds",
+                        )
+                    },
+                }
+                for row in log
+            ]
             tables["gates"] += [{**run, **row} for row in read_rows(folder / "gates.csv")]
             for name in ("fixed", "fixed-end"):
                 tables["fixed"] += [{**run, **row} for row in read_rows(folder / f"{name}.csv")]
@@ -335,9 +443,15 @@ def collect():
         here = {row["run"] for row in rows}
         kept = [row for row in read_rows(RESULTS / f"{name}.csv") if row["run"] not in here]
         if name == "runs":
-            kept = [{**{k: v for k, v in row.items() if k != "run"},
-                     "commit": row.get("commit", ""), "started": row.get("started", ""),
-                     "run": row["run"]} for row in kept]
+            kept = [
+                {
+                    **{k: v for k, v in row.items() if k != "run"},
+                    "commit": row.get("commit", ""),
+                    "started": row.get("started", ""),
+                    "run": row["run"],
+                }
+                for row in kept
+            ]
         rows += kept
         rows.sort(key=lambda row: order.index(row["run"]))
         if rows:
@@ -352,8 +466,12 @@ def main():
     trainer.add_argument("groups", nargs="+", choices=list(GROUPS))
     examiner = commands.add_parser("examine", help="fix gates and remove channels")
     for command in (trainer, examiner):
-        command.add_argument("--processes", type=int, default=2,
-                             help="runs at a time, each on one thread (default: 2)")
+        command.add_argument(
+            "--processes",
+            type=int,
+            default=2,
+            help="runs at a time, each on one thread (default: 2)",
+        )
     commands.add_parser("collect", help="write the CSV files of results/")
     commands.add_parser("report", help="refresh the tables and figures")
     one = commands.add_parser("one")
@@ -361,11 +479,13 @@ def main():
     one.add_argument("trial")
     args = parser.parse_args()
     if args.command == "run":
-        in_processes("train", [t for g in args.groups for t in GROUPS[g]], finished,
-                     args.processes)
+        in_processes("train", [t for g in args.groups for t in GROUPS[g]], finished, args.processes)
     elif args.command == "examine":
-        looked_at = [t for t in all_trials() if finished(t) and (
-            t.attention.startswith("nam") or t in GROUPS["main"])]
+        looked_at = [
+            t
+            for t in all_trials()
+            if finished(t) and (t.attention.startswith("nam") or t in GROUPS["main"])
+        ]
         in_processes("examine", looked_at, examined, args.processes)
     elif args.command == "collect":
         collect()

@@ -9,6 +9,7 @@ A shipped run is a run folder that `open_run` opens: last.npz without the optimi
 and the linear layer rounded to float16, with the gamma history; log.csv; run.json with the accuracy
 of the rounded weights; README.md, the model card.
 """
+
 from __future__ import annotations
 
 import json
@@ -60,34 +61,53 @@ def ship(source, target):
     if run.recipe.name != "shipped" or len(run.log) != run.recipe.epochs:
         raise SystemExit(f"{source} is no finished run of the recipe 'shipped'")
     attention = run.recipe.attention
-    arrays = {f"network/{name}": a.astype("float16") if a.ndim > 1 else a
-              for name, a in checkpoint.state_arrays(run.network).items()}
+    arrays = {
+        f"network/{name}": a.astype("float16") if a.ndim > 1 else a
+        for name, a in checkpoint.state_arrays(run.network).items()
+    }
     arrays.update({f"gamma/{name}": rows for name, rows in run.gamma_history.items()})
     target.mkdir(parents=True, exist_ok=True)
-    about = {**run.about, "command": "OMP_NUM_THREADS=1 python -m nam_edu train --recipe shipped "
-                                     f"--attention {attention} --out runs/shipped-{attention}"}
+    about = {
+        **run.about,
+        "command": "OMP_NUM_THREADS=1 python -m nam_edu train --recipe shipped "
+        f"--attention {attention} --out runs/shipped-{attention}",
+    }
     (target / "run.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
     (target / "log.csv").write_text(log_as_csv(run.log), encoding="utf-8")
-    checkpoint.write_arrays(target / "last.npz", arrays, {
-        "epoch": len(run.log), "step": 0, "log": run.log, "best_top1": -1.0, "train": None})
+    checkpoint.write_arrays(
+        target / "last.npz",
+        arrays,
+        {"epoch": len(run.log), "step": 0, "log": run.log, "best_top1": -1.0, "train": None},
+    )
 
     shipped = open_run(target)
     result = evaluate(shipped.network, load_data("cifar100").test)
     about["shipped"] = {"top1": round(result.top1, 2), "top5": round(result.top5, 2)}
     (target / "run.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
-    (target / "README.md").write_text(CARD.format(
-        **{**vars(run.recipe), **about, **about["versions"]},
-        title="no attention" if attention == "none" else "NAM in every block",
-        float16="float16; batch norms float32", size=(target / "last.npz").stat().st_size / 1e6,
-        values=sum(int(np.prod(p.shape)) for p in run.network.parameters()
-                   if not p.stop_gradient),
-        top1=result.top1, top5=result.top5, low=result.top1_interval[0],
-        high=result.top1_interval[1], before=run.log[-1]["eval_top1"], train=run.log[-1]["top1"],
-        twin="`none`" if attention == "nam" else "`nam`",
-        minutes=sum(row["seconds"] for row in run.log) / 60,
-        history="\n- The gamma of every NAM layer after every epoch: `gamma/...` in last.npz."
-        if run.gamma_history else "",
-        option="shipped" if attention == "nam" else f"shipped-{attention}"), encoding="utf-8")
+    (target / "README.md").write_text(
+        CARD.format(
+            **{**vars(run.recipe), **about, **about["versions"]},
+            title="no attention" if attention == "none" else "NAM in every block",
+            float16="float16; batch norms float32",
+            size=(target / "last.npz").stat().st_size / 1e6,
+            values=sum(
+                int(np.prod(p.shape)) for p in run.network.parameters() if not p.stop_gradient
+            ),
+            top1=result.top1,
+            top5=result.top5,
+            low=result.top1_interval[0],
+            high=result.top1_interval[1],
+            before=run.log[-1]["eval_top1"],
+            train=run.log[-1]["top1"],
+            twin="`none`" if attention == "nam" else "`nam`",
+            minutes=sum(row["seconds"] for row in run.log) / 60,
+            history="\n- The gamma of every NAM layer after every epoch: `gamma/...` in last.npz."
+            if run.gamma_history
+            else "",
+            option="shipped" if attention == "nam" else f"shipped-{attention}",
+        ),
+        encoding="utf-8",
+    )
     return result
 
 

@@ -3,6 +3,7 @@
 `import nam_edu` alone is light: it needs only the standard library, and Paddle loads with the first
 submodule that uses it.
 """
+
 # Paddle 2.6 exports functions with the same names as zlib's. Where Python's zlib is loaded after
 # Paddle, the first gzip file that is read crashes the process (inflateReset2, segmentation fault).
 import zlib  # noqa: F401

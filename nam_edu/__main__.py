@@ -1,4 +1,5 @@
 """The command line: python -m nam_edu train | evaluate | gamma | data | aistudio | doctor."""
+
 from __future__ import annotations
 
 import argparse
@@ -22,77 +23,119 @@ def recipe_options():
     from .machinery.checks import option
     from .recipes import Recipe
 
-    return [option(field) for field in dataclasses.fields(Recipe)
-            if field.name not in ("name", "data")]
+    return [
+        option(field) for field in dataclasses.fields(Recipe) if field.name not in ("name", "data")
+    ]
 
 
 def parser(options=()):
     """The parser of all commands; `options`: those of `recipe_options`, for train."""
     main = argparse.ArgumentParser(
-        prog="python -m nam_edu", formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m nam_edu",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Normalization-based attention (NAM) in PaddlePaddle: train, evaluate, look.",
         epilog="first steps:\n"
-               "  python -m nam_edu doctor                      is everything in order?\n"
-               "  python -m nam_edu train --recipe quick --out runs/first\n"
-               "  python -m nam_edu evaluate runs/first")
+        "  python -m nam_edu doctor                      is everything in order?\n"
+        "  python -m nam_edu train --recipe quick --out runs/first\n"
+        "  python -m nam_edu evaluate runs/first",
+    )
     main.add_argument("--version", action="version", version=f"nam_edu {__version__}")
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     train = commands.add_parser(
-        "train", help="train a network",
+        "train",
+        help="train a network",
         description="Train a network by a recipe. Every field of the recipe can be changed by an "
-                    "option; what is not given stays as the recipe has it.")
-    train.add_argument("--recipe", default=None, metavar="NAME",
-                       help="quick (half a minute on two server cores; the default), ci (seconds), "
-                            "shipped (of the weights that come with the package), tutorial (the "
-                            "original's settings) or official (the authors' script)")
-    train.add_argument("--data", metavar="DATA",
-                       help="shapes100, cifar100 or the path of an archive; default: the recipe's")
-    train.add_argument("--out", default="runs/first", metavar="FOLDER",
-                       help="where the run is kept (default: runs/first)")
-    train.add_argument("--resume", action="store_true",
-                       help="continue the run in --out; start it where there is none")
+        "option; what is not given stays as the recipe has it.",
+    )
+    train.add_argument(
+        "--recipe",
+        default=None,
+        metavar="NAME",
+        help="quick (half a minute on two server cores; the default), ci (seconds), "
+        "shipped (of the weights that come with the package), tutorial (the "
+        "original's settings) or official (the authors' script)",
+    )
+    train.add_argument(
+        "--data",
+        metavar="DATA",
+        help="shapes100, cifar100 or the path of an archive; default: the recipe's",
+    )
+    train.add_argument(
+        "--out",
+        default="runs/first",
+        metavar="FOLDER",
+        help="where the run is kept (default: runs/first)",
+    )
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the run in --out; start it where there is none",
+    )
     train.add_argument("--overwrite", action="store_true", help="replace the run in --out")
     group = train.add_argument_group("fields of the recipe")
     for name, keywords in options:
         group.add_argument(name, **keywords)
 
     evaluate = commands.add_parser(
-        "evaluate", help="top-1 and top-5 of a run on the test images",
-        description="Evaluate a run, or a weights file, on the test images of its data.")
+        "evaluate",
+        help="top-1 and top-5 of a run on the test images",
+        description="Evaluate a run, or a weights file, on the test images of its data.",
+    )
     evaluate.add_argument("run", nargs="?", metavar="FOLDER", help="folder of a run")
     evaluate.add_argument("--data", metavar="DATA", help="other data than the run was trained on")
-    evaluate.add_argument("--best", action="store_true",
-                          help="the epoch that was best on the validation split, not the last")
-    evaluate.add_argument("--weights", metavar="FILE",
-                          help="in place of a run: 'shipped' (NAM) or 'shipped-none', trained on "
-                               "CIFAR-100 and part of the package; an .npz that carries its "
-                               "recipe; a weights file of the original tutorial's ResNet-50-NAM")
+    evaluate.add_argument(
+        "--best",
+        action="store_true",
+        help="the epoch that was best on the validation split, not the last",
+    )
+    evaluate.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="in place of a run: 'shipped' (NAM) or 'shipped-none', trained on "
+        "CIFAR-100 and part of the package; an .npz that carries its "
+        "recipe; a weights file of the original tutorial's ResNet-50-NAM",
+    )
     evaluate.add_argument("--json", action="store_true", help="print JSON and nothing else")
 
     gamma = commands.add_parser(
-        "gamma", help="the gamma of every NAM layer of a run",
-        description="Print how the gamma of every NAM layer moved in training.")
-    gamma.add_argument("run", metavar="FOLDER",
-                       help="folder of a run, or 'shipped': the one that comes with the package")
+        "gamma",
+        help="the gamma of every NAM layer of a run",
+        description="Print how the gamma of every NAM layer moved in training.",
+    )
+    gamma.add_argument(
+        "run",
+        metavar="FOLDER",
+        help="folder of a run, or 'shipped': the one that comes with the package",
+    )
 
     data = commands.add_parser(
-        "data", help="find, download or draw the images",
+        "data",
+        help="find, download or draw the images",
         description="Show which images are found, download CIFAR-100 (169 MB), or draw the "
-                    "generated stand-in Shapes-100.")
-    data.add_argument("action", nargs="?", default="info",
-                      choices=("info", "download", "make-shapes100"))
-    data.add_argument("--out", metavar="PATH",
-                      help="folder for the download, or file for Shapes-100")
+        "generated stand-in Shapes-100.",
+    )
+    data.add_argument(
+        "action", nargs="?", default="info", choices=("info", "download", "make-shapes100")
+    )
+    data.add_argument(
+        "--out", metavar="PATH", help="folder for the download, or file for Shapes-100"
+    )
     data.add_argument("--seed", type=int, default=0, help="of Shapes-100 (default: 0)")
 
     aistudio = commands.add_parser(
-        "aistudio", help="write the zip that Baidu AI Studio imports",
-        description="Write the course as one zip, laid out as AI Studio expects it.")
-    aistudio.add_argument("--out", default="nam-edu-aistudio.zip", metavar="FILE",
-                          help="default: nam-edu-aistudio.zip")
+        "aistudio",
+        help="write the zip that Baidu AI Studio imports",
+        description="Write the course as one zip, laid out as AI Studio expects it.",
+    )
+    aistudio.add_argument(
+        "--out",
+        default="nam-edu-aistudio.zip",
+        metavar="FILE",
+        help="default: nam-edu-aistudio.zip",
+    )
 
-    commands.add_parser("doctor", help="say what is installed, what is wrong and how to mend it")
+    commands.add_parser("doctor", help="say what is installed, what is wrong and how to fix it")
     return main
 
 
@@ -100,8 +143,7 @@ def command_train(args):
     from . import setup, training
 
     names = [field.name for field in dataclasses.fields(training.Recipe) if field.name != "data"]
-    changes = {name: getattr(args, name) for name in names
-               if getattr(args, name, None) is not None}
+    changes = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
     if args.resume and args.recipe is None and (Path(args.out) / "run.json").exists():
         recipe = training.change(training.saved_recipe(args.out), **changes)
         data = args.data or recipe.data
@@ -129,15 +171,27 @@ def command_evaluate(args):
         network, recipe = (run.best if args.best else run.network), run.recipe
     data = args.data or recipe.data
     if data == "given":
-        raise ArgumentError("this run was trained on images that were handed over in Python: say "
-                            "with --data what to evaluate on")
+        raise ArgumentError(
+            "this run was trained on images that were handed over in Python: say "
+            "with --data what to evaluate on"
+        )
     result = evaluate(network, load_data(data).test)
     if args.json:
-        print(json.dumps({**result.as_dict(), "data": data, "weights": args.weights or args.run,
-                          "recipe": dataclasses.asdict(recipe)}))
+        print(
+            json.dumps(
+                {
+                    **result.as_dict(),
+                    "data": data,
+                    "weights": args.weights or args.run,
+                    "recipe": dataclasses.asdict(recipe),
+                }
+            )
+        )
     else:
-        print(f"{args.weights or args.run}: ResNet-{recipe.depth}, attention {recipe.attention}, "
-              f"on the test images of {data}")
+        print(
+            f"{args.weights or args.run}: ResNet-{recipe.depth}, attention {recipe.attention}, "
+            f"on the test images of {data}"
+        )
         print(result)
 
 
@@ -148,10 +202,13 @@ def command_gamma(args):
 
     run = shipped() if args.run == "shipped" else open_run(args.run)
     if not run.gamma_history:
-        raise ArgumentError(f"the network of {args.run} has no NAM layer (attention "
-                            f"{run.recipe.attention})")
-    print(f"{args.run}: ResNet-{run.recipe.depth}, attention {run.recipe.attention}, "
-          f"{len(run.log)} epochs on {run.recipe.data}")
+        raise ArgumentError(
+            f"the network of {args.run} has no NAM layer (attention {run.recipe.attention})"
+        )
+    print(
+        f"{args.run}: ResNet-{run.recipe.depth}, attention {run.recipe.attention}, "
+        f"{len(run.log)} epochs on {run.recipe.data}"
+    )
     print(gamma_table(run.gamma_history))
 
 
@@ -175,8 +232,10 @@ def command_aistudio(args):
     from .machinery.aistudio import write_bundle
 
     path = write_bundle(args.out)
-    print(f"{path}: {path.stat().st_size / 2**20:.1f} MB; on AI Studio make a notebook project, "
-          "upload it, unzip it in /home/aistudio and open main.ipynb")
+    print(
+        f"{path}: {path.stat().st_size / 2**20:.1f} MB; on AI Studio make a notebook project, "
+        "upload it, unzip it in /home/aistudio and open main.ipynb"
+    )
 
 
 def command_doctor(args):
@@ -201,9 +260,14 @@ def main(arguments=None):
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         args = parser(recipe_options() if arguments[:1] == ["train"] else ()).parse_args(arguments)
-        return {"train": command_train, "evaluate": command_evaluate, "gamma": command_gamma,
-                "data": command_data, "aistudio": command_aistudio,
-                "doctor": command_doctor}[args.command](args) or 0
+        return {
+            "train": command_train,
+            "evaluate": command_evaluate,
+            "gamma": command_gamma,
+            "data": command_data,
+            "aistudio": command_aistudio,
+            "doctor": command_doctor,
+        }[args.command](args) or 0
     except NamEduError as error:
         if hasattr(error, "signal"):  # asked to stop: not a failure of the program
             print(error, file=sys.stderr)
@@ -218,13 +282,19 @@ def main(arguments=None):
         return 1
     except ModuleNotFoundError as error:
         if error.name in ("numpy", "matplotlib", "tqdm", "visualdl"):
-            print(f"error: {error.name} is not installed: pip install {error.name}; "
-                  "python -m nam_edu doctor says what else is missing", file=sys.stderr)
+            print(
+                f"error: {error.name} is not installed: pip install {error.name}; "
+                "python -m nam_edu doctor says what else is missing",
+                file=sys.stderr,
+            )
             return 1
         if error.name != "paddle":
             raise
-        print("error: PaddlePaddle is not installed: pip install -r requirements.txt (without a "
-              "GPU) or pip install -r requirements-gpu.txt", file=sys.stderr)
+        print(
+            "error: PaddlePaddle is not installed: pip install -r requirements.txt (without a "
+            "GPU) or pip install -r requirements-gpu.txt",
+            file=sys.stderr,
+        )
         return 1
 
 

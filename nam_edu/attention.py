@@ -7,6 +7,7 @@ arXiv 2111.12419.
 
 The printed equations stop at the gate M; as in the authors' code, the layers return M(F) * F.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -51,8 +52,16 @@ class FoldedBatchNorm(nn.BatchNorm2D):
     def forward(self, x):
         scale, shift = self.folded()
         return F.batch_norm(
-            x, self._mean, self._variance, weight=scale, bias=shift, training=self.training,
-            momentum=self._momentum, epsilon=self._epsilon, data_format=self._data_format)
+            x,
+            self._mean,
+            self._variance,
+            weight=scale,
+            bias=shift,
+            training=self.training,
+            momentum=self._momentum,
+            epsilon=self._epsilon,
+            data_format=self._data_format,
+        )
 
 
 def _refuse_replaced(bn, layer):
@@ -61,7 +70,8 @@ def _refuse_replaced(bn, layer):
     if not isinstance(bn, FoldedBatchNorm):
         raise TypeError(
             f"the batch norm of this {layer} was replaced by {type(bn).__name__}, which does not "
-            "apply the weights W; keep NAM's own batch norms out of convert_sync_batchnorm")
+            "apply the weights W; keep NAM's own batch norms out of convert_sync_batchnorm"
+        )
 
 
 class ChannelNAM(nn.Layer):
@@ -110,8 +120,9 @@ class SpatialNAM(nn.Layer):
         height, width = (size, size) if isinstance(size, int) else size
         self.size = (int(height), int(width))
         # Pixels take the place of channels: they are the last axis of (N, C, 1, H*W).
-        self.bn = FoldedBatchNorm(self.size[0] * self.size[1], detach_weights=detach_weights,
-                                  data_format="NHWC")
+        self.bn = FoldedBatchNorm(
+            self.size[0] * self.size[1], detach_weights=detach_weights, data_format="NHWC"
+        )
 
     def logits(self, x):
         """W * BN_s(x), (N, C, H, W) -> (N, C, H, W); the gate Ms(x) is their sigmoid."""
@@ -122,7 +133,8 @@ class SpatialNAM(nn.Layer):
             raise ValueError(
                 f"SpatialNAM was built for maps of {height}x{width} pixels but got "
                 f"{seen[0]}x{seen[1]}: it has one lambda per pixel; build the layer (or the "
-                "network: image_size=...) for the size that it will see")
+                "network: image_size=...) for the size that it will see"
+            )
         pixels = x.reshape([0, channels, 1, height * width])  # (N, C, H, W) -> (N, C, 1, H*W)
         return self.bn(pixels).reshape([0, channels, height, width])
 
@@ -159,7 +171,7 @@ def nam_layers(network) -> Iterator[tuple[str, nn.Layer]]:
     """
     for name, layer in network.named_sublayers(include_self=True):
         if isinstance(layer, (ChannelNAM, SpatialNAM)):
-            yield name[len("_layers."):] if name.startswith("_layers.") else name, layer
+            yield name[len("_layers.") :] if name.startswith("_layers.") else name, layer
 
 
 def sparsity_penalty(network):

@@ -4,6 +4,7 @@ NumPy.
 Each step gives, pixel for pixel, what the transform of the same name in `paddle.vision.transforms`
 gives for one PIL image; doing a batch at once makes it fast without worker processes.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -36,8 +37,10 @@ class Augmentation:
         n = len(images)
         # All numbers are drawn whether used or not: a switch changes its own step only.
         top, left = rng.integers(0, 2 * self.crop_padding + 1, (2, n))
-        brightness, contrast = (max(0, 1 - b) + (min(1, b) + b) * rng.random(n)
-                                for b in (self.brightness, self.contrast))
+        brightness, contrast = (
+            max(0, 1 - b) + (min(1, b) + b) * rng.random(n)
+            for b in (self.brightness, self.contrast)
+        )
         use_brightness, use_contrast, use_flip = rng.random((3, n)) < 0.5
         angle = rng.uniform(-1, 1, n) * self.rotation
 
@@ -67,7 +70,7 @@ def crop(images, padding, top, left):
     # The rows of a channel lie in memory end to end; one long piece is copied faster than its rows.
     margin = padding * w + padding
     padded = np.zeros((n, c, margin + h * w + margin), np.uint8)
-    padded[..., margin:margin + h * w] = images.reshape(n, c, h * w)
+    padded[..., margin : margin + h * w] = images.reshape(n, c, h * w)
     windows = np.lib.stride_tricks.sliding_window_view(padded, h * w, axis=2)
     out = windows[np.arange(n), :, top * w + left]  # (N, C, H * W)
     # What went over the end of a row is now in the row next to it, and is made black.
@@ -138,8 +141,9 @@ def rotate(images, angle, mirror=False):
     # centres. PIL computes this in 16.16 fixed point; so do we, to pick the same neighbour.
     dx = w / 2 - cos * (w / 2) - sin * (h / 2) + (cos + sin) / 2
     dy = h / 2 + sin * (w / 2) - cos * (h / 2) + (cos - sin) / 2
-    cos, sin, dx, dy = (np.floor(v * 65536 + 0.5).astype(np.int32)[:, None, None]
-                        for v in (cos, sin, dx, dy))
+    cos, sin, dx, dy = (
+        np.floor(v * 65536 + 0.5).astype(np.int32)[:, None, None] for v in (cos, sin, dx, dy)
+    )
     x, y = np.arange(w, dtype=np.int32), np.arange(h, dtype=np.int32)[:, None]
     row = (cos * y + dy) - sin * x  # (N, H, W)
     # In a mirrored image column v stands at w - 1 - v; with 16 bits after the point, that is
@@ -159,5 +163,5 @@ def rotate(images, angle, mirror=False):
     pixels, inside = images.reshape(-1), inside.view(np.uint8)
     out = np.empty_like(images)
     for channel in range(c):
-        out[:, channel] = pixels[channel * h * w:].take(source) * inside
+        out[:, channel] = pixels[channel * h * w :].take(source) * inside
     return out

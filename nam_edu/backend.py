@@ -3,6 +3,7 @@
 It serves every lesson's first cell, and the commands. Only the standard library is imported here at
 the top, so that `doctor` can use this module where NumPy is missing.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -43,12 +44,14 @@ def profile():
 
 # ------------------------------------------------------------------------------------ the CPU
 
+
 def usable_cores():
     """How many processor cores this process may use, by its affinity and its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     for quota_file, period_file in (
-            ("/sys/fs/cgroup/cpu.max", None),  # version 2: "quota period" or "max period"
-            ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us")):
+        ("/sys/fs/cgroup/cpu.max", None),  # version 2: "quota period" or "max period"
+        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+    ):
         try:
             words = Path(quota_file).read_text().split()
             quota = words[0]
@@ -98,8 +101,12 @@ def blas_dispatch(vendor, instructions):
     return "7" if skylake_x <= instructions else "5"
 
 
-MALLOC_VARIABLES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_",
-                    "GLIBC_TUNABLES")
+MALLOC_VARIABLES = (
+    "MALLOC_TRIM_THRESHOLD_",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TOP_PAD_",
+    "GLIBC_TUNABLES",
+)
 
 
 def keep_freed_memory():
@@ -114,8 +121,11 @@ def keep_freed_memory():
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # the numbers of malloc.h
     # Never trim; keep heaps of threads (64 MiB) that are empty; 32 MiB is the most that the last
     # may be: larger blocks always go back.
-    return bool(mallopt(trim_threshold, 2**31 - 1) and mallopt(top_pad, 2**26)
-                and mallopt(mmap_threshold, 2**25))
+    return bool(
+        mallopt(trim_threshold, 2**31 - 1)
+        and mallopt(top_pad, 2**26)
+        and mallopt(mmap_threshold, 2**25)
+    )
 
 
 def tune_cpu():
@@ -149,20 +159,29 @@ def tune_cpu():
     import paddle
 
     # Where it finds no OMP_NUM_THREADS, Paddle itself sets it to 1.
-    lost = [f"{name}={value}" for name, value in wanted.items()
-            if os.environ.get(name, "1") == "1" and value != "1"]
+    lost = [
+        f"{name}={value}"
+        for name, value in wanted.items()
+        if os.environ.get(name, "1") == "1" and value != "1"
+    ]
     if lost and not paddle.device.get_device().startswith("gpu"):
-        print(f"Paddle was imported before nam_edu.setup(), too late for {' and '.join(lost)}: "
-              "it will be several times slower; restart Python (the kernel) and call "
-              "nam_edu.setup() first", file=sys.stderr)
+        print(
+            f"Paddle was imported before nam_edu.setup(), too late for {' and '.join(lost)}: "
+            "it will be several times slower; restart Python (the kernel) and call "
+            "nam_edu.setup() first",
+            file=sys.stderr,
+        )
     return _tuned
 
 
 def import_paddle():
     """Import Paddle without the lines that it prints about threads and compilers."""
-    for noise in ("No ccache found", "When training, we now always track global mean",
-                  "To copy construct from a tensor",  # Paddle's own data loader does that
-                  "You are using GPU version Paddle"):  # `setup` says that in its own line
+    for noise in (
+        "No ccache found",
+        "When training, we now always track global mean",
+        "To copy construct from a tensor",  # Paddle's own data loader does that
+        "You are using GPU version Paddle",
+    ):  # `setup` says that in its own line
         warnings.filterwarnings("ignore", message=noise)
     printed = io.StringIO()
     try:
@@ -176,6 +195,7 @@ def import_paddle():
 
 
 # --------------------------------------------------------------------------------------- setup
+
 
 def add_external_libraries():
     """Let Python find the packages that were installed into AI Studio's own folder for them."""
@@ -201,8 +221,10 @@ def what_lessons_miss():
     what = f"the lessons need {', '.join(missing)}, which Python does not find: "
     if EXTERNAL_LIBRARIES.parent.is_dir():
         return what + "run the first cell of main.ipynb, then this cell again"
-    return (what + f"pip install {' '.join(missing)}; python -m nam_edu doctor says what else is "
-            "missing")
+    return (
+        what + f"pip install {' '.join(missing)}; python -m nam_edu doctor says what else is "
+        "missing"
+    )
 
 
 def runs_elsewhere():
@@ -267,16 +289,28 @@ def setup(seed=0, data=None):
         device = "cpu (Paddle's GPU build, but no GPU that it can use)"
     if data is None:
         elsewhere = runs_elsewhere()
-        about = [f"data: {data_found()}", f"profile: {profile()}",
-                 *([f"runs: {elsewhere}"] if elsewhere else [])]
+        about = [
+            f"data: {data_found()}",
+            f"profile: {profile()}",
+            *([f"runs: {elsewhere}"] if elsewhere else []),
+        ]
     else:
         about = [f"data: {data_named(data)}"]
-    print(" | ".join((
-        f"nam_edu {__version__}", f"Paddle {paddle.__version__}",
-        f"Python {platform.python_version()}", f"NumPy {np.__version__}",
-        f"{device}, {threads} thread{'s' * (threads != 1)}",
-        f"set: {', '.join(f'{n}={v}' for n, v in tuned.items()) or 'nothing'}",
-        *about, f"seed {seed}")), flush=True)
+    print(
+        " | ".join(
+            (
+                f"nam_edu {__version__}",
+                f"Paddle {paddle.__version__}",
+                f"Python {platform.python_version()}",
+                f"NumPy {np.__version__}",
+                f"{device}, {threads} thread{'s' * (threads != 1)}",
+                f"set: {', '.join(f'{n}={v}' for n, v in tuned.items()) or 'nothing'}",
+                *about,
+                f"seed {seed}",
+            )
+        ),
+        flush=True,
+    )
     missing = what_lessons_miss() if data is None else ""
     if missing:
         print(missing, file=sys.stderr)

@@ -6,6 +6,7 @@ Each module multiplies a map x of shape (N, C, H, W) by a gate between 0 and 1 a
 Weights start as Paddle's own layers start. In `nam_edu.resnet` all of them stand where NAM stands,
 after the last batch norm of the residual branch, wherever their authors put them.
 """
+
 from __future__ import annotations
 
 import math
@@ -69,7 +70,8 @@ class CBAMChannel(nn.Layer):
         channels = whole_number("channels", channels)
         hidden = max(1, channels // reduction)
         self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
+        )
 
     def forward(self, x):
         mean = F.adaptive_avg_pool2d(x, 1).flatten(1)  # (N, C, H, W) -> (N, C)
@@ -252,7 +254,8 @@ ATTENTIONS: dict[str, Callable[[int, tuple[int, int]], nn.Layer]] = {
     # Named `channel`, so that their parameters have the names of NAM's.
     "nam-times-c": lambda channels, size: nn.Sequential(("channel", ChannelNAMTimesC(channels))),
     "nam-gate-only": lambda channels, size: nn.Sequential(
-        ("channel", ChannelNAMGateOnly(channels))),
+        ("channel", ChannelNAMGateOnly(channels))
+    ),
     "se": lambda channels, size: SE(channels),
     "cbam": lambda channels, size: CBAM(channels),
     "eca": lambda channels, size: ECA(channels),
@@ -274,16 +277,19 @@ def build_attention(attention, channels, size) -> nn.Layer:
     if isinstance(attention, nn.Layer):
         raise TypeError(
             f"attention is a {type(attention).__name__} that is built already, but every block "
-            "needs one of its own: give a name or a callable f(channels, size)")
+            "needs one of its own: give a name or a callable f(channels, size)"
+        )
     if callable(attention):
         layer = attention(channels, size)
         if not isinstance(layer, nn.Layer):
             raise TypeError(
                 "the attention callable f(channels, size) must return a paddle.nn.Layer, not "
-                f"{type(layer).__name__}")
+                f"{type(layer).__name__}"
+            )
         return layer
     if attention not in list(ATTENTIONS):
         raise ArgumentError(
             f"unknown attention {attention!r}: choose one of {', '.join(ATTENTIONS)}, or give a "
-            "callable f(channels, size) -> paddle.nn.Layer")
+            "callable f(channels, size) -> paddle.nn.Layer"
+        )
     return ATTENTIONS[attention](channels, size)

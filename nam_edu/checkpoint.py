@@ -1,5 +1,6 @@
 """Lessons 4 to 6: weights and training states on disk. Files are written whole or not at all,
 checked when they are read, and read without running any code that they might bring along."""
+
 from __future__ import annotations
 
 import io
@@ -27,6 +28,7 @@ class CheckpointError(NamEduError):
 
 # ------------------------------------------------------------------------------- array files
 
+
 def write_arrays(path, arrays, meta):
     """Write named arrays and a dictionary of plain values to an .npz file, whole or not at all."""
     text = json.dumps(meta, allow_nan=True).encode("utf-8")
@@ -50,15 +52,25 @@ def read_arrays(path):
             for member in members:
                 if not member.filename.endswith(".npy"):
                     raise CheckpointError(f"{path} holds {member.filename!r}, which is no array")
-                arrays[member.filename[:-len(".npy")]] = _parse_npy(archive.read(member))
+                arrays[member.filename[: -len(".npy")]] = _parse_npy(archive.read(member))
         meta = arrays.pop("meta", None)
         meta = {} if meta is None else json.loads(meta.tobytes().decode("utf-8"))
     except CheckpointError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError,
-            RuntimeError, OverflowError, MemoryError, RecursionError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+        OverflowError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         raise CheckpointError(
-            f"{path} is damaged or no .npz file ({error}): use another copy of it") from None
+            f"{path} is damaged or no .npz file ({error}): use another copy of it"
+        ) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(meta, dict):
@@ -73,8 +85,11 @@ def _parse_npy(data):
     version = np.lib.format.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"unknown .npy version {version}")
-    read_header = (np.lib.format.read_array_header_1_0 if version == (1, 0)
-                   else np.lib.format.read_array_header_2_0)
+    read_header = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     try:
         shape, _, dtype = read_header(stream)
     except Exception as error:  # of many kinds: NumPy hands the header to Python's own parser
@@ -89,6 +104,7 @@ def _parse_npy(data):
 
 
 # ----------------------------------------------------------------------------------- weights
+
 
 def state_arrays(network):
     """The parameters and running statistics of a network as NumPy arrays by structured name."""
@@ -116,8 +132,11 @@ def save_weights(network, path, meta=None):
 
 def weights_of(arrays):
     """The weights among the arrays of a file: those of a training state stand under "network/"."""
-    inside = {name[len("network/"):]: array for name, array in arrays.items()
-              if name.startswith("network/")}
+    inside = {
+        name[len("network/") :]: array
+        for name, array in arrays.items()
+        if name.startswith("network/")
+    }
     return inside or arrays
 
 
@@ -165,9 +184,11 @@ def differences(network, arrays):
     state = network.state_dict()
     missing = [name for name in state if name not in arrays]
     extra = [name for name in arrays if name not in state]
-    shapes = [f"{name} {list(arrays[name].shape)} for {list(value.shape)}"
-              for name, value in state.items()
-              if name in arrays and list(arrays[name].shape) != list(value.shape)]
+    shapes = [
+        f"{name} {list(arrays[name].shape)} for {list(value.shape)}"
+        for name, value in state.items()
+        if name in arrays and list(arrays[name].shape) != list(value.shape)
+    ]
     return missing, extra, shapes
 
 

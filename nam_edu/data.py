@@ -1,4 +1,5 @@
 """Lessons 4 and 5: the images as arrays: found, read, normalised, cut into batches."""
+
 from __future__ import annotations
 
 import hashlib
@@ -9,16 +10,34 @@ from pathlib import Path
 
 import numpy as np
 
-from .machinery.cifar_archive import (CIFAR100_FILE, Archive, ArchiveError, Split, read_archive,
-                                      superclasses, write_archive)
+from .machinery.cifar_archive import (
+    CIFAR100_FILE,
+    Archive,
+    ArchiveError,
+    Split,
+    read_archive,
+    superclasses,
+    write_archive,
+)
 from .machinery.files import file_md5, new_file
 from .machinery.shapes100 import load_shapes100
 
 CIFAR100_URL = "https://dataset.bj.bcebos.com/cifar/cifar-100-python.tar.gz"
 CIFAR100_MD5 = "eb9058c3a382ffc7106e4002c42a8d85"
-__all__ = ["Archive", "ArchiveError", "Batches", "Split", "channel_statistics", "download_cifar100",
-           "load_data", "locate_cifar100", "normalise", "read_archive", "superclasses",
-           "write_archive"]
+__all__ = [
+    "Archive",
+    "ArchiveError",
+    "Batches",
+    "Split",
+    "channel_statistics",
+    "download_cifar100",
+    "load_data",
+    "locate_cifar100",
+    "normalise",
+    "read_archive",
+    "superclasses",
+    "write_archive",
+]
 
 # Mean and standard deviation of the pixels of CIFAR-100's 50,000 training images, per channel, of
 # values scaled to 0-1 (`channel_statistics` of the training split).
@@ -27,6 +46,7 @@ CIFAR100_STD = (0.2673, 0.2564, 0.2762)
 
 
 # ------------------------------------------------------------------------------------- find
+
 
 def known_places():
     """(what it is, path) of every place where CIFAR-100 is looked for, in order."""
@@ -52,18 +72,22 @@ def locate_cifar100(path=None):
         if candidate.exists():
             return candidate
         if place == "NAM_EDU_CIFAR100":
-            raise ArchiveError(f"NAM_EDU_CIFAR100 says {candidate}, but there is no such file: "
-                               "correct the variable or unset it")
+            raise ArchiveError(
+                f"NAM_EDU_CIFAR100 says {candidate}, but there is no such file: "
+                "correct the variable or unset it"
+            )
     return None
 
 
 HOW_TO_GET = (
     "CIFAR-100 was not found; get it in one of these ways: 'python -m nam_edu data download' "
     f"(169 MB); --data PATH or NAM_EDU_CIFAR100=PATH for a {CIFAR100_FILE} that you have; on AI "
-    "Studio add data set 76994 to the project; or use the generated stand-in: --data shapes100")
+    "Studio add data set 76994 to the project; or use the generated stand-in: --data shapes100"
+)
 
 
 # --------------------------------------------------------------------------------- download
+
 
 def download_cifar100(folder=None, *, url=CIFAR100_URL, md5=CIFAR100_MD5):
     """Download CIFAR-100 (169 MB) into Paddle's cache, or `folder`, and return the file's path.
@@ -88,12 +112,16 @@ def download_cifar100(folder=None, *, url=CIFAR100_URL, md5=CIFAR100_MD5):
                     digest.update(block)
                     bar.update(len(block))
             if digest.hexdigest() != md5:
-                raise ArchiveError(f"what came from {url} is not CIFAR-100: its md5 is "
-                                   f"{digest.hexdigest()}, not {md5}; try again later")
+                raise ArchiveError(
+                    f"what came from {url} is not CIFAR-100: its md5 is "
+                    f"{digest.hexdigest()}, not {md5}; try again later"
+                )
     except OSError as error:  # URLError and time-outs are OSErrors
-        raise ArchiveError(f"could not download {url} into {folder}: {error}; check the network "
-                           f"and the folder, or fetch the file by other means and give its path "
-                           "with --data") from error
+        raise ArchiveError(
+            f"could not download {url} into {folder}: {error}; check the network "
+            f"and the folder, or fetch the file by other means and give its path "
+            "with --data"
+        ) from error
     return target
 
 
@@ -112,6 +140,7 @@ def load_data(name):
 
 
 # ------------------------------------------------------------------------------- statistics
+
 
 def channel_statistics(images):
     """Mean and standard deviation of each colour of uint8 images (N, 3, H, W), of values scaled to
@@ -136,6 +165,7 @@ def normalise(images, mean, std):
 
 
 # ---------------------------------------------------------------------------------- batches
+
 
 class Batches:
     """Batches of a split for `paddle.Model.fit`: [images (N, 3, 32, 32) float32, labels (N, 1)].
@@ -169,7 +199,7 @@ class Batches:
         if self.augmentation is not None:
             order = self._rng(0, of=1).permutation(len(self.split))
         for step in range(self.first, len(self)):
-            rows = order[step * self.batch_size:(step + 1) * self.batch_size]
+            rows = order[step * self.batch_size : (step + 1) * self.batch_size]
             images = self.split.images[rows]
             if self.augmentation is not None:
                 images = self.augmentation(images, self._rng(step, of=2))

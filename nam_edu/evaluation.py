@@ -3,6 +3,7 @@
 Gamma, weights and gates of a trained network; the accuracy that is left when gates are fixed or
 channels removed.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -53,14 +54,21 @@ class Evaluation:
 
     def as_dict(self):
         """Plain values for JSON; without what is there once per image."""
-        return {"images": self.images, "top1": self.top1, "top5": self.top5,
-                "top1_interval": list(self.top1_interval),
-                "top5_interval": list(self.top5_interval),
-                "superclass_top1": self.superclass_top1,
-                "unknown_superclass": self.unknown_superclass,
-                "per_class": self.per_class, "per_superclass": self.per_superclass,
-                "confusion": {"superclasses": list(self.per_superclass),
-                              "counts": self.confusion.tolist()}}
+        return {
+            "images": self.images,
+            "top1": self.top1,
+            "top5": self.top5,
+            "top1_interval": list(self.top1_interval),
+            "top5_interval": list(self.top5_interval),
+            "superclass_top1": self.superclass_top1,
+            "unknown_superclass": self.unknown_superclass,
+            "per_class": self.per_class,
+            "per_superclass": self.per_superclass,
+            "confusion": {
+                "superclasses": list(self.per_superclass),
+                "counts": self.confusion.tolist(),
+            },
+        }
 
     def __str__(self):
         def interval(low_high):
@@ -68,17 +76,25 @@ class Evaluation:
 
         known = {n: a for n, a in self.per_class.items() if a is not None}
         ranked = sorted(known, key=known.get)
-        lines = [f"{self.images} images",
-                 f"top-1 {self.top1:6.2f} % {interval(self.top1_interval)}",
-                 f"top-5 {self.top5:6.2f} % {interval(self.top5_interval)}",
-                 f"first choice in the right superclass {self.superclass_top1:.2f} %",
-                 *([f"  but the superclass of {self.unknown_superclass} first choices is unknown: "
-                    "they count as wrong, and are not in the table"]
-                   if self.unknown_superclass else []),
-                 "best classes   " + ", ".join(f"{n} {known[n]:.0f} %" for n in ranked[:-6:-1]),
-                 "worst classes  " + ", ".join(f"{n} {known[n]:.0f} %" for n in ranked[:5]),
-                 "", f"{'superclass':<32}{'images':>7}{'top-1 %':>9}{'in superclass %':>17}"
-                     "  most often taken for"]
+        lines = [
+            f"{self.images} images",
+            f"top-1 {self.top1:6.2f} % {interval(self.top1_interval)}",
+            f"top-5 {self.top5:6.2f} % {interval(self.top5_interval)}",
+            f"first choice in the right superclass {self.superclass_top1:.2f} %",
+            *(
+                [
+                    f"  but the superclass of {self.unknown_superclass} first choices is unknown: "
+                    "they count as wrong, and are not in the table"
+                ]
+                if self.unknown_superclass
+                else []
+            ),
+            "best classes   " + ", ".join(f"{n} {known[n]:.0f} %" for n in ranked[:-6:-1]),
+            "worst classes  " + ", ".join(f"{n} {known[n]:.0f} %" for n in ranked[:5]),
+            "",
+            f"{'superclass':<32}{'images':>7}{'top-1 %':>9}{'in superclass %':>17}"
+            "  most often taken for",
+        ]
         names = list(self.per_superclass)
         for row, name in enumerate(names):
             images = self.confusion[row].sum()
@@ -87,8 +103,10 @@ class Evaluation:
             wrong = self.confusion[row].copy()
             right, wrong[row] = wrong[row], 0
             other = f"{names[wrong.argmax()]} ({wrong.max()})" if wrong.any() else "-"
-            lines.append(f"{name:<32}{images:>7}{self.per_superclass[name]:>9.1f}"
-                         f"{100 * right / images:>17.1f}  {other}")
+            lines.append(
+                f"{name:<32}{images:>7}{self.per_superclass[name]:>9.1f}"
+                f"{100 * right / images:>17.1f}  {other}"
+            )
         return "\n".join(lines)
 
 
@@ -112,9 +130,10 @@ def wilson_interval(right, n, z=1.959964):
 def predict(network, images, batch_size=256):
     """Logits of uint8 images: (N, 3, 32, 32) -> (N, classes) float32, in inference mode, with the
     normalisation that the network carries."""
-    batches = (paddle.to_tensor(normalise(images[start:start + batch_size],
-                                          *network.normalization))
-               for start in range(0, len(images), batch_size))
+    batches = (
+        paddle.to_tensor(normalise(images[start : start + batch_size], *network.normalization))
+        for start in range(0, len(images), batch_size)
+    )
     with inference_mode(network):
         logits = outputs(network, batches, parallel=isinstance(network, ResNet))
     return np.concatenate([batch.numpy() for batch in logits])
@@ -128,12 +147,16 @@ def evaluate(network, split, batch_size=256):
     logits = predict(network, split.images, batch_size)
     classes = len(split.fine_names)
     if logits.shape[1] != classes:
-        raise ValueError(f"the network has {logits.shape[1]} logits but the data has {classes} "
-                         f"classes: build it with num_classes={classes}")
+        raise ValueError(
+            f"the network has {logits.shape[1]} logits but the data has {classes} "
+            f"classes: build it with num_classes={classes}"
+        )
     if np.isnan(logits).any():
         image = int(np.isnan(logits).any(1).argmax())
-        raise ValueError(f"the network gives NaN for image {image}: its weights are damaged or its "
-                         "training diverged")
+        raise ValueError(
+            f"the network gives NaN for image {image}: its weights are damaged or its "
+            "training diverged"
+        )
     n = len(split)
     ranking = np.argsort(-logits, axis=1, kind="stable")[:, :5]  # (N, classes) -> (N, 5)
     predicted = ranking[:, 0]
@@ -148,18 +171,25 @@ def evaluate(network, split, batch_size=256):
     np.add.at(confusion, (split.coarse[known], predicted_super[known]), 1)
 
     def by_name(names, labels):
-        return {name: float(100 * right[labels == i].mean()) if (labels == i).any() else None
-                for i, name in enumerate(names)}
+        return {
+            name: float(100 * right[labels == i].mean()) if (labels == i).any() else None
+            for i, name in enumerate(names)
+        }
 
     return Evaluation(
-        images=n, top1=100 * float(right.mean()), top5=100 * float(among_five.mean()),
+        images=n,
+        top1=100 * float(right.mean()),
+        top5=100 * float(among_five.mean()),
         top1_interval=wilson_interval(int(right.sum()), n),
         top5_interval=wilson_interval(int(among_five.sum()), n),
         superclass_top1=100 * float((predicted_super == split.coarse).mean()),
         per_class=by_name(split.fine_names, split.fine),
         per_superclass=by_name(split.coarse_names, split.coarse),
-        confusion=confusion, predicted=predicted, confidence=confidence,
-        unknown_superclass=int((~known).sum()))
+        confusion=confusion,
+        predicted=predicted,
+        confidence=confidence,
+        unknown_superclass=int((~known).sum()),
+    )
 
 
 def weight_shares(gamma):
@@ -176,18 +206,22 @@ def gamma_table(history):
     """A text table of the gamma of every NAM layer, from a run's `gamma_history`: before training
     and after the last epoch the mean and spread (standard deviation over the channels) of |gamma|,
     and the smallest and largest weight W times C, which is 1 where all channels weigh the same."""
-    lines = [f"{'layer':<34}{'channels':>9}{'|gamma| at first':>20}{'|gamma| at last':>20}"
-             f"{'W * C':>18}"]
+    lines = [
+        f"{'layer':<34}{'channels':>9}{'|gamma| at first':>20}{'|gamma| at last':>20}{'W * C':>18}"
+    ]
     for name, rows in history.items():
         first, last = np.abs(rows[0]), np.abs(rows[-1])
         share = weight_shares(last) * len(last)
-        lines.append(f"{name:<34}{len(last):>9}{first.mean():>12.4f} +- {first.std():.3f}"
-                     f"{last.mean():>12.4f} +- {last.std():.3f}"
-                     f"{share.min():>9.3f} - {share.max():.3f}")
+        lines.append(
+            f"{name:<34}{len(last):>9}{first.mean():>12.4f} +- {first.std():.3f}"
+            f"{last.mean():>12.4f} +- {last.std():.3f}"
+            f"{share.min():>9.3f} - {share.max():.3f}"
+        )
     return "\n".join(lines)
 
 
 # ------------------------------------------------------------------------------------- the gates
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -224,9 +258,15 @@ def gates(network, images, batch_size=256):
             profile = gate.sum(axes).ravel()
             low, high, total, squares, profiles = sums.get(name, (1.0, 0.0, 0.0, 0.0, 0.0))
             # Squares of what differs from 1/2: differences are small beside 1/2 itself.
-            sums[name] = (min(low, gate.min()), max(high, gate.max()), total + gate.sum(),
-                          squares + ((gate - 0.5) ** 2).sum(), profiles + profile)
+            sums[name] = (
+                min(low, gate.min()),
+                max(high, gate.max()),
+                total + gate.sum(),
+                squares + ((gate - 0.5) ** 2).sum(),
+                profiles + profile,
+            )
             counts[name] = counts.get(name, 0) + gate.size
+
         return hook
 
     layers = dict(nam_layers(network))
@@ -243,9 +283,14 @@ def gates(network, images, batch_size=256):
         mean, n = total / counts[name], len(profiles)
         weights = weight_shares(layers[name].bn.weight.numpy()) * n
         result[name] = Gate(
-            float(low), float(high), mean,
+            float(low),
+            float(high),
+            mean,
             math.sqrt(max(0.0, squares / counts[name] - (mean - 0.5) ** 2)),
-            profiles * n / counts[name], float(weights.min()), float(weights.max()))
+            profiles * n / counts[name],
+            float(weights.min()),
+            float(weights.max()),
+        )
     return result
 
 
@@ -287,8 +332,10 @@ def fixed_gates(network, gate=0.5, only=None):
     """
     layers, found = {}, dict(nam_layers(network))
     if not found:
-        raise ValueError("the network has no NAM layer, so it has no gate that could be fixed: "
-                         "build it with attention=\"nam\"")
+        raise ValueError(
+            "the network has no NAM layer, so it has no gate that could be fixed: "
+            'build it with attention="nam"'
+        )
     if only is not None and only not in found:
         raise ValueError(f"no NAM layer is called {only!r}: choose one of {', '.join(found)}")
     for name, layer in found.items():
@@ -298,8 +345,9 @@ def fixed_gates(network, gate=0.5, only=None):
             layers[name] = ConstantGate(gate)
             continue
         if name not in gate:
-            raise ValueError(f"there is no gate for the layer {name!r}: measure the gates of this "
-                             "very network")
+            raise ValueError(
+                f"there is no gate for the layer {name!r}: measure the gates of this very network"
+            )
         profile = gate[name].profile.astype(np.float32)
         shape = [1, -1, 1, 1] if isinstance(layer, ChannelNAM) else [1, 1, *layer.size]
         layers[name] = FixedGate(profile.reshape(shape))
@@ -307,6 +355,7 @@ def fixed_gates(network, gate=0.5, only=None):
 
 
 # --------------------------------------------------------------------------- channels removed
+
 
 def blocks(network):
     """(name, block) of every residual block of a ResNet."""
@@ -323,11 +372,15 @@ def importance(block, of="nam"):
     if of == "bn":
         bn = block.bn3 if isinstance(block, BottleneckBlock) else block.bn2
     else:
-        bn = next((layer.bn for _, layer in nam_layers(block.attention)
-                   if isinstance(layer, ChannelNAM)), None)
+        bn = next(
+            (layer.bn for _, layer in nam_layers(block.attention) if isinstance(layer, ChannelNAM)),
+            None,
+        )
         if bn is None:
-            raise ValueError("the block has no NAM over its channels, so no gamma of NAM says what "
-                             "they weigh: choose of=\"bn\" or another network")
+            raise ValueError(
+                "the block has no NAM over its channels, so no gamma of NAM says what "
+                'they weigh: choose of="bn" or another network'
+            )
     return np.abs(bn.weight.numpy())
 
 
@@ -355,6 +408,6 @@ def without_channels(network, share, order="lowest", of="nam", seed=0):
         if order == "highest":
             ranking = ranking[::-1]
         keep = np.ones((1, channels, 1, 1), np.float32)
-        keep[0, ranking[:round(share * channels)]] = 0
+        keep[0, ranking[: round(share * channels)]] = 0
         layers[f"{name}.attention"] = nn.Sequential(block.attention, FixedGate(keep))
     return _in_place_of(network, layers)

@@ -1,5 +1,6 @@
 """All lessons: the checkers of the exercises; check("1.1", your_answer) says what is wrong with an
 answer, and never raises."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -34,6 +35,7 @@ def _checker(number):
     def register(function):
         CHECKERS[number] = function
         return function
+
     return register
 
 
@@ -49,8 +51,9 @@ def _call(answer, *inputs):
     if _open(answer):
         raise Wrong(NOT_SOLVED)
     if not callable(answer):
-        raise Wrong(f"a function is wanted, not {type(answer).__name__}: give its name without "
-                    "calling it")
+        raise Wrong(
+            f"a function is wanted, not {type(answer).__name__}: give its name without calling it"
+        )
     result = answer(*inputs)
     if _open(result):
         raise Wrong(NOT_SOLVED)
@@ -93,11 +96,13 @@ def _finite(values):
 
 
 def _same(result, right, tolerance=1e-5):
-    return result.shape == right.shape and np.allclose(result, right, rtol=tolerance,
-                                                       atol=tolerance)
+    return result.shape == right.shape and np.allclose(
+        result, right, rtol=tolerance, atol=tolerance
+    )
 
 
 # ------------------------------------------------------------------------------------- 1, theory
+
 
 def _x_hat(x, axes=(0, 2, 3), eps=1e-5):
     return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + eps)
@@ -113,17 +118,21 @@ def exercise_1_1(answer):
     y = _ask(answer, x, gamma, beta, shape=x.shape)
     if _same(y, scale * _x_hat(x) + shift):
         return "each channel has mean beta and standard deviation |gamma|."
-    for axes, what in (((2, 3), "each image by itself: take the mean over the images too"),
-                       ((1, 2, 3), "each image over its channels: that is a layer norm"),
-                       ((0,), "each pixel of each channel by itself")):
+    for axes, what in (
+        ((2, 3), "each image by itself: take the mean over the images too"),
+        ((1, 2, 3), "each image over its channels: that is a layer norm"),
+        ((0,), "each pixel of each channel by itself"),
+    ):
         if _same(y, scale * _x_hat(x, axes) + shift):
             raise Wrong(f"you normalise {what} (axes 0, 2, 3 belong together)")
     if _same(y, scale * _x_hat(x, eps=0.0) + shift):
         raise Wrong("eps is missing under the root: in a quiet channel that is a large difference")
     if _same(y, _x_hat(x)):
         raise Wrong("that is x_hat: gamma and beta are still to be applied")
-    raise Wrong("the numbers differ from (x - mean) / sqrt(var + 1e-5) * gamma + beta, with mean "
-                "and var of each channel")
+    raise Wrong(
+        "the numbers differ from (x - mean) / sqrt(var + 1e-5) * gamma + beta, with mean "
+        "and var of each channel"
+    )
 
 
 @_checker("1.2")
@@ -155,8 +164,10 @@ def exercise_1_3(answer):
         if abs(got - 1 / (1 + np.exp(-4.0))) < 1e-6:
             raise Wrong("W is missing: with all gammas equal each of C channels weighs 1/C")
         if abs(got - (0.5 + 4.0 / (4 * channels))) < 1e-6:
-            raise Wrong(f"that is the straight line 1/2 + x_hat/(4C); for C = {channels} take the "
-                        "sigmoid itself")
+            raise Wrong(
+                f"that is the straight line 1/2 + x_hat/(4C); for C = {channels} take the "
+                "sigmoid itself"
+            )
         if abs(got - 4.0 / channels) < 1e-6:
             raise Wrong("that is the logit; the gate is its sigmoid")
         raise Wrong(f"x_hat = 4 and C = {channels} should give {right:.6f}, not {got:.6f}")
@@ -182,6 +193,7 @@ def exercise_1_4(answer):
 
 # -------------------------------------------------------------------------------------- 2, layer
 
+
 def _paddle():
     import paddle  # late: `check` itself needs NumPy only
 
@@ -194,8 +206,9 @@ def exercise_2_1(answer):
     rng = np.random.default_rng(0)
     x = rng.normal(2, 3, (4, 3, 5, 6))
     gamma, beta = np.array([2.0, -1.0, 1.0]), np.array([0.5, 1.0, -1.0])
-    got = _ask(answer, *(paddle.to_tensor(v.astype("float32")) for v in (x, gamma, beta)),
-               shape=x.shape)
+    got = _ask(
+        answer, *(paddle.to_tensor(v.astype("float32")) for v in (x, gamma, beta)), shape=x.shape
+    )
     w = np.abs(gamma) / np.abs(gamma).sum()
 
     def logits(scale, shift):
@@ -209,8 +222,11 @@ def exercise_2_1(answer):
         raise Wrong("gamma itself is missing in the scale: it is W times gamma")
     if _same(got, logits(gamma, beta), 1e-4):
         raise Wrong("that is the batch norm without W")
-    if _same(got, (gamma * w).reshape(1, 3, 1, 1) * x / np.sqrt(1 + 1e-5)
-             + (w * beta).reshape(1, 3, 1, 1), 1e-4):
+    if _same(
+        got,
+        (gamma * w).reshape(1, 3, 1, 1) * x / np.sqrt(1 + 1e-5) + (w * beta).reshape(1, 3, 1, 1),
+        1e-4,
+    ):
         raise Wrong("the running statistics were used: say training=True")
     raise Wrong("the numbers differ from W * BN(x); compare with 2.3")
 
@@ -222,8 +238,10 @@ def exercise_2_2(answer):
     if _same(got, x.reshape(2, 3, 20).transpose(0, 2, 1)):
         return "each row holds the channels of one pixel."
     if _same(got, x.reshape(2, 20, 3)):
-        raise Wrong("a reshape alone does not move the channels to the end: it cuts the same "
-                    "numbers into other rows; transpose too")
+        raise Wrong(
+            "a reshape alone does not move the channels to the end: it cuts the same "
+            "numbers into other rows; transpose too"
+        )
     if _same(got, x.transpose(0, 3, 2, 1).reshape(2, 20, 3)):
         raise Wrong("your rows go down the columns: row h*W + w, so the width has to run fastest")
     raise Wrong("row h*W + w should hold x[n, :, h, w]")
@@ -248,10 +266,19 @@ def exercise_2_3(answer):
         raise Wrong("the factors are swapped: Paddle's momentum 0.9 weighs the old value")
     if _same(got, after(0.9, ddof=1)):
         raise Wrong("Paddle's running variance divides by n, not by n - 1")
-    if _same(got, np.stack([np.mean([b.mean((0, 2, 3)) for b in batches], 0),
-                            np.mean([b.var((0, 2, 3)) for b in batches], 0)])):
-        raise Wrong("that is the mean over the batches; the running average forgets slowly, one "
-                    "batch after the other")
+    if _same(
+        got,
+        np.stack(
+            [
+                np.mean([b.mean((0, 2, 3)) for b in batches], 0),
+                np.mean([b.var((0, 2, 3)) for b in batches], 0),
+            ]
+        ),
+    ):
+        raise Wrong(
+            "that is the mean over the batches; the running average forgets slowly, one "
+            "batch after the other"
+        )
     raise Wrong("start with mean 0 and variance 1, then for each batch 0.9 * old + 0.1 * new")
 
 
@@ -281,17 +308,21 @@ def exercise_2_4(answer):
     if not _same(got, right, 1e-4):
         raise Wrong("the values differ from sigmoid(W * BN(x)) * x")
     if grad is None or not np.any(grad):
-        raise Wrong("no gradient reaches gamma at all: detach W only, not the gamma in the batch "
-                    "norm")
+        raise Wrong(
+            "no gradient reaches gamma at all: detach W only, not the gamma in the batch norm"
+        )
     if _same(grad, flows_grad, 1e-3) and not _same(grad, right_grad, 1e-3):
         raise Wrong("the gradient still flows through W: detach it")
     if not _same(grad, right_grad, 1e-3):
-        raise Wrong("the gradient of gamma differs from the authors': W is a constant, the gamma "
-                    "in the batch norm is not")
+        raise Wrong(
+            "the gradient of gamma differs from the authors': W is a constant, the gamma "
+            "in the batch norm is not"
+        )
     return "the same gate, another gradient."
 
 
 # ------------------------------------------------------------------------------------ 3, network
+
 
 @_checker("3.1")
 def exercise_3_1(answer):
@@ -341,8 +372,10 @@ def exercise_3_3(answer):
 
     first, second = _call(answer, 8, (4, 4)), _call(answer, 8, (4, 4))
     if isinstance(first, type):
-        raise Wrong(f"you return the class {first.__name__}: a layer is wanted, built with the "
-                    "number of channels")
+        raise Wrong(
+            f"you return the class {first.__name__}: a layer is wanted, built with the "
+            "number of channels"
+        )
     if first is second and isinstance(first, NAM):
         raise Wrong("the same layer comes back twice: every block needs one of its own")
     small = answer(8, (1, 1))
@@ -355,8 +388,10 @@ def exercise_3_3(answer):
     network = resnet18(attention=answer, width=4)
     layers = sum(isinstance(layer, NAM) for layer in network.sublayers())
     if layers != 6:
-        raise Wrong(f"a ResNet-18 for 32x32 images gets {layers} NAM layers, it should get 6: its "
-                    "last stage has maps of 1x1")
+        raise Wrong(
+            f"a ResNet-18 for 32x32 images gets {layers} NAM layers, it should get 6: its "
+            "last stage has maps of 1x1"
+        )
     _ask(network(paddle.zeros([2, 3, 32, 32])), shape=(2, 100))
     return "six NAM layers, and none in the last stage."
 
@@ -377,10 +412,12 @@ def exercise_3_4(answer):
         shortcut = block.downsample(x)
         known = {
             "right": F.relu(block.attention(branch) + shortcut),
-            "NAM stands after the addition: there it would hold back the shortcut too":
-                F.relu(block.attention(branch + shortcut)),
-            "NAM stands last: it belongs before the addition":
-                block.attention(F.relu(branch + shortcut)),
+            "NAM stands after the addition: there it would hold back the shortcut too": F.relu(
+                block.attention(branch + shortcut)
+            ),
+            "NAM stands last: it belongs before the addition": block.attention(
+                F.relu(branch + shortcut)
+            ),
             "the attention is missing": F.relu(branch + shortcut),
             "the last relu, after the addition, is missing": block.attention(branch) + shortcut,
             "the shortcut is missing": F.relu(block.attention(branch)),
@@ -390,11 +427,13 @@ def exercise_3_4(answer):
             if what == "right":
                 return "convolve, convolve, attend, add."
             raise Wrong(what)
-    raise Wrong("the numbers differ from relu(attention(bn2(conv2(relu(bn1(conv1(x)))))) + "
-                "downsample(x))")
+    raise Wrong(
+        "the numbers differ from relu(attention(bn2(conv2(relu(bn1(conv1(x)))))) + downsample(x))"
+    )
 
 
 # ----------------------------------------------------------------------------------- 4, training
+
 
 @_checker("4.1")
 def exercise_4_1(answer):
@@ -409,8 +448,10 @@ def exercise_4_1(answer):
     if _same(got, 255 * right):
         raise Wrong("scale the pixels to 0-1 first: divide by 255")
     if _same(got, np.stack([right[0], values.std((2, 3)).mean(0)])):
-        raise Wrong("that is the standard deviation within each image, averaged; take it over all "
-                    "pixels of all images at once")
+        raise Wrong(
+            "that is the standard deviation within each image, averaged; take it over all "
+            "pixels of all images at once"
+        )
     if _same(got[0], right[0]) and _same(got[1], right[1] ** 2):
         raise Wrong("the second is the variance; the standard deviation is its root")
     raise Wrong("the numbers differ from mean and std over images and pixels (axes 0, 2, 3)")
@@ -424,27 +465,49 @@ def exercise_4_2(answer):
         return highest * (1 + np.cos(np.pi * (step - warmup) / (total - warmup))) / 2
 
     highest, warmup, total = 0.2, 10, 110
-    got = np.array([float(_ask(answer, step, highest, warmup, total, shape=()))
-                    for step in range(0, 111, 5)])
+    got = np.array(
+        [float(_ask(answer, step, highest, warmup, total, shape=())) for step in range(0, 111, 5)]
+    )
     steps = np.arange(0, 111, 5)
     right = np.array([rate(step, highest, warmup, total) for step in steps])
     if _same(got, right):
         return "up in a straight line, down along a cosine."
     if np.isclose(got[0], highest, rtol=0.05):
         raise Wrong("at step 0 the rate should be 0: the warm-up is missing")
-    if _same(got, np.array([highest * s / warmup if s < warmup else
-                            highest * (1 + np.cos(np.pi * s / total)) / 2 for s in steps])):
-        raise Wrong("at the end of the warm-up the rate jumps below the highest: count the "
-                    "cosine's steps from the end of the warm-up, step - warmup of total - warmup")
-    if _same(got, np.array([highest * s / warmup if s < warmup else
-                            highest * (1 + np.cos(2 * np.pi * (s - warmup) / (total - warmup))) / 2
-                            for s in steps])):
+    if _same(
+        got,
+        np.array(
+            [
+                highest * s / warmup
+                if s < warmup
+                else highest * (1 + np.cos(np.pi * s / total)) / 2
+                for s in steps
+            ]
+        ),
+    ):
+        raise Wrong(
+            "at the end of the warm-up the rate jumps below the highest: count the "
+            "cosine's steps from the end of the warm-up, step - warmup of total - warmup"
+        )
+    if _same(
+        got,
+        np.array(
+            [
+                highest * s / warmup
+                if s < warmup
+                else highest * (1 + np.cos(2 * np.pi * (s - warmup) / (total - warmup))) / 2
+                for s in steps
+            ]
+        ),
+    ):
         raise Wrong("that is a whole cosine, which rises again: half of one goes from 1 to -1")
     if np.any(got < -1e-9):
         raise Wrong("the rate becomes negative: (1 + cos) / 2 stays between 0 and 1")
     first = int(np.flatnonzero(~np.isclose(got, right, atol=1e-6))[0])
-    raise Wrong(f"step {steps[first]} of 110 (warm-up 10, highest 0.2) should give "
-                f"{right[first]:.4f}, not {got[first]:.4f}")
+    raise Wrong(
+        f"step {steps[first]} of 110 (warm-up 10, highest 0.2) should give "
+        f"{right[first]:.4f}, not {got[first]:.4f}"
+    )
 
 
 @_checker("4.3")
@@ -489,8 +552,13 @@ def exercise_4_4(answer):
     got = float(got.item())
     right = float(sum(bn.weight.abs().sum() for bn in bns))
     if abs(got - right) > 1e-3 * right:
-        everywhere = float(sum(layer.weight.abs().sum() for layer in network.sublayers()
-                               if isinstance(layer, paddle.nn.BatchNorm2D)))
+        everywhere = float(
+            sum(
+                layer.weight.abs().sum()
+                for layer in network.sublayers()
+                if isinstance(layer, paddle.nn.BatchNorm2D)
+            )
+        )
         if abs(got - everywhere) < 1e-3 * everywhere:
             raise Wrong("you count the backbone's batch norms too: only NAM's belong there")
         if abs(got - float(sum(bn.weight.sum() for bn in bns))) < 1e-3 * right:
@@ -499,12 +567,15 @@ def exercise_4_4(answer):
             raise Wrong("that is the sum of squares; equation (4) has magnitudes")
         raise Wrong(f"the sum should be {right:.4f}, not {got:.4f}")
     if not isinstance(total, paddle.Tensor) or total.stop_gradient:
-        raise Wrong("the value is right, but no gradient flows: stay with Paddle's tensors, "
-                    "without float() or .numpy()")
+        raise Wrong(
+            "the value is right, but no gradient flows: stay with Paddle's tensors, "
+            "without float() or .numpy()"
+        )
     return "and its gradient is the sign of each gamma."
 
 
 # --------------------------------------------------------------------------------- 5, evaluation
+
 
 @_checker("5.1")
 def exercise_5_1(answer):
@@ -541,15 +612,23 @@ def exercise_5_2(answer):
         if np.allclose(got, want, atol=2e-3):
             continue
         share, z = right / n, 1.959964
-        plain = 100 * np.array([share - z * np.sqrt(share * (1 - share) / n),
-                                share + z * np.sqrt(share * (1 - share) / n)])
+        plain = 100 * np.array(
+            [
+                share - z * np.sqrt(share * (1 - share) / n),
+                share + z * np.sqrt(share * (1 - share) / n),
+            ]
+        )
         if np.allclose(got, plain, atol=1e-3):
-            raise Wrong("that is the plain interval p +- z sqrt(p (1 - p) / n), which says 0 to "
-                        "0 % where none is right; use Wilson's")
+            raise Wrong(
+                "that is the plain interval p +- z sqrt(p (1 - p) / n), which says 0 to "
+                "0 % where none is right; use Wilson's"
+            )
         if np.allclose(100 * got, want, atol=2e-2):
             raise Wrong("those are shares; per cent are wanted")
-        raise Wrong(f"{right} right of {n} should give {want[0]:.2f} to {want[1]:.2f} %, not "
-                    f"{got[0]:.2f} to {got[1]:.2f}")
+        raise Wrong(
+            f"{right} right of {n} should give {want[0]:.2f} to {want[1]:.2f} %, not "
+            f"{got[0]:.2f} to {got[1]:.2f}"
+        )
     return "even none of 50 right leaves room for 7 %."
 
 
@@ -565,8 +644,10 @@ def exercise_5_3(answer):
     if _same(got, right.T):
         raise Wrong("rows and columns are swapped: the row is the true class")
     if _same(got, (right > 0).astype(float)):
-        raise Wrong("every pair is counted once at most: table[rows, columns] += 1 forgets pairs "
-                    "that come twice; use np.add.at or a loop")
+        raise Wrong(
+            "every pair is counted once at most: table[rows, columns] += 1 forgets pairs "
+            "that come twice; use np.add.at or a loop"
+        )
     raise Wrong("entry [i, j] should count the images of class i that were taken for class j")
 
 
@@ -580,16 +661,21 @@ def exercise_5_4(answer):
         if abs(got - (1.96 + 0.84) ** 2 * spread**2 / difference**2) < 1e-6:
             raise Wrong("there is no fraction of a run: round up")
         if got == np.ceil(1.96**2 * spread**2 / difference**2):
-            raise Wrong("with 1.96 alone you would miss the difference every second time; add 0.84 "
-                        "to find it four times in five")
+            raise Wrong(
+                "with 1.96 alone you would miss the difference every second time; add 0.84 "
+                "to find it four times in five"
+            )
         if got == np.ceil((1.96 + 0.84) * spread / difference):
             raise Wrong("the square is missing: half the difference takes four times the runs")
-        raise Wrong(f"a spread of {spread} and a difference of {difference} should give {want:.0f} "
-                    f"pairs, not {got:g}")
+        raise Wrong(
+            f"a spread of {spread} and a difference of {difference} should give {want:.0f} "
+            f"pairs, not {got:g}"
+        )
     return "a difference of half a point is expensive to see."
 
 
 # --------------------------------------------------------------------------------------- 6, gamma
+
 
 @_checker("6.1")
 def exercise_6_1(answer):
@@ -603,8 +689,10 @@ def exercise_6_1(answer):
         raise Wrong("you take the channels as they come: start with the largest weights")
     if got == 90 or 0 < got < 1:
         raise Wrong("a number of channels is wanted")
-    raise Wrong(f"weights 0.5, 0.2, 0.15, 0.1, 0.05: the largest four hold 95 %, three only 85 %; "
-                f"so 4, not {got:g}")
+    raise Wrong(
+        f"weights 0.5, 0.2, 0.15, 0.1, 0.05: the largest four hold 95 %, three only 85 %; "
+        f"so 4, not {got:g}"
+    )
 
 
 @_checker("6.2")
@@ -613,18 +701,24 @@ def exercise_6_2(answer):
     got = float(_ask(answer, rates, 5e-4, 0.9, shape=()))
     want = np.exp(-rates.sum() * 5e-4 / 0.1)
     if abs(got - (1 - rates.sum() * 5e-4 / 0.1)) < 2e-4:
-        raise Wrong("each step takes a share of what is left, not of the start: a product (an "
-                    "exponential), not a straight line")
+        raise Wrong(
+            "each step takes a share of what is left, not of the start: a product (an "
+            "exponential), not a straight line"
+        )
     if abs(got - want) < 1e-3:
         other = float(_ask(answer, np.linspace(0.1, 0, 1000), 5e-4, 0.9, shape=()))
         if abs(other - np.exp(-0.05 * 1000 * 5e-3)) > 5e-3:
             raise Wrong("right for a constant rate, but the rate changes: add up all rates")
         return "no image was needed for that."
     if abs(got - np.exp(-rates.sum() * 5e-4)) < 1e-3:
-        raise Wrong("momentum is missing: each push goes on acting and adds up to "
-                    "1 / (1 - momentum) times itself")
-    raise Wrong(f"100 steps at 0.1, weight decay 0.0005, momentum 0.9 should leave {want:.4f} of a "
-                f"gamma, not {got:.4f}")
+        raise Wrong(
+            "momentum is missing: each push goes on acting and adds up to "
+            "1 / (1 - momentum) times itself"
+        )
+    raise Wrong(
+        f"100 steps at 0.1, weight decay 0.0005, momentum 0.9 should leave {want:.4f} of a "
+        f"gamma, not {got:.4f}"
+    )
 
 
 @_checker("6.3")
@@ -653,12 +747,15 @@ def exercise_6_4(answer):
     if np.allclose(got, want, atol=1e-6):
         mixed = _ask(answer, np.array([1.0, -3.0]), 2.0, shape=(2,))
         if not np.allclose(mixed, 1 / (1 + np.exp(-np.array([0.25 * 1, 0.75 * 3]) * 2)), atol=1e-6):
-            raise Wrong("right where all gammas are equal and positive; a negative gamma reaches "
-                        "as far up, for negative x_hat: use its magnitude")
+            raise Wrong(
+                "right where all gammas are equal and positive; a negative gamma reaches "
+                "as far up, for negative x_hat: use its magnitude"
+            )
         return "with C channels a trained gate reaches little more than a new one."
     if np.allclose(got, 1 / (1 + np.exp(-0.4 * 5.0)), atol=1e-6):
         raise Wrong("W is missing in the logit: W * gamma * x_hat")
     if np.allclose(got, 1 / (1 + np.exp(-0.25 * 5.0)), atol=1e-6):
         raise Wrong("gamma itself is missing in the logit: W * gamma * x_hat")
-    raise Wrong(f"four gammas of 0.4 and |x_hat| up to 5 reach a gate of {want:.4f}, not "
-                f"{got[0]:.4f}")
+    raise Wrong(
+        f"four gammas of 0.4 and |x_hat| up to 5 reach a gate of {want:.4f}, not {got[0]:.4f}"
+    )

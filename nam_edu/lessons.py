@@ -5,6 +5,7 @@ It serves lessons 1 to 6 and their solutions: the golden arrays check the equati
 NAM_EDU_PROFILE (see `backend.profile`): "ci" takes seconds, "quick" suits two CPU cores, "full" a
 GPU. The data are CIFAR-100 where it is found, otherwise the generated Shapes-100.
 """
+
 from __future__ import annotations
 
 import csv
@@ -17,8 +18,17 @@ import numpy as np
 from .backend import profile, runs_elsewhere
 from .data import locate_cifar100
 from .machinery.errors import NamEduError
-from .training import (Run, TrainingError, change, fit, load_data, open_run, recipe, saved_recipe,
-                       shipped)
+from .training import (
+    Run,
+    TrainingError,
+    change,
+    fit,
+    load_data,
+    open_run,
+    recipe,
+    saved_recipe,
+    shipped,
+)
 
 
 class LessonError(NamEduError):
@@ -59,10 +69,12 @@ def lesson_recipe(small=False, **changes):
     real = locate_cifar100() is not None
     scale = dict((SMALL if small else MAIN)[profile()])
     if not real and profile() == "quick":  # a fifth of the images, and simpler ones
-        scale.update(dict(width=16, epochs=12, validation=1000) if not small else
-                     dict(width=16, epochs=3, train_images=4000))
-    base = recipe("quick", data="cifar100" if real else "shapes100",
-                  crop_padding=4 if real else 2)
+        scale.update(
+            dict(width=16, epochs=12, validation=1000)
+            if not small
+            else dict(width=16, epochs=3, train_images=4000)
+        )
+    base = recipe("quick", data="cifar100" if real else "shapes100", crop_padding=4 if real else 2)
     return change(base, **{**scale, **changes})
 
 
@@ -73,7 +85,8 @@ def _in_the_clone(*parts):
         raise LessonError(
             f"there is no {'/'.join(parts)} beside the package nam_edu: that file comes with a "
             "clone of the repository, not with an installed package; run the lessons in a clone, "
-            "or check the name")
+            "or check the name"
+        )
     return path
 
 

@@ -3,6 +3,7 @@
 Every function draws one figure, whose axes have units, and returns it; `width` is that of a page. A
 notebook shows a figure that is the last value of a cell. The style is that of these figures alone.
 """
+
 from __future__ import annotations
 
 import base64
@@ -17,28 +18,49 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's colours (jfly.uni-koeln.de/color).
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#F0E442",
+    "#000000",
+)
 COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, BLACK, "#888888")
 MARKERS = "osD^vPX*"
 PAGE = 7.6  # inches
 
 STYLE = {
-    "figure.dpi": 110, "figure.constrained_layout.use": True, "font.size": 9.5,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.color": "#e4e4e4", "grid.linewidth": 0.7, "axes.axisbelow": True,
-    "axes.prop_cycle": matplotlib.cycler(color=COLOURS), "axes.titlesize": 10,
-    "axes.labelsize": 9.5, "legend.frameon": False, "legend.fontsize": 8.5,
-    "image.interpolation": "nearest", "axes.titlelocation": "left", "lines.linewidth": 1.6,
+    "figure.dpi": 110,
+    "figure.constrained_layout.use": True,
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "axes.titlesize": 10,
+    "axes.labelsize": 9.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "image.interpolation": "nearest",
+    "axes.titlelocation": "left",
+    "lines.linewidth": 1.6,
 }
 
 
 def styled(function):
     """The function, drawing in the style of the course; matplotlib's own settings stay as they are
     outside."""
+
     @functools.wraps(function)
     def in_style(*args, **kwargs):
         with plt.rc_context(STYLE):
             return function(*args, **kwargs)
+
     return in_style
 
 
@@ -58,9 +80,15 @@ class StyledAxes(Axes):
 
 def _figure(rows=1, columns=1, height=2.8, width=PAGE, **more):
     """A figure of the course's style that is shown once: where a cell ends with it."""
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False,
-                                FigureClass=StyledFigure,
-                                subplot_kw={"axes_class": StyledAxes}, **more)
+    figure, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(width, height),
+        squeeze=False,
+        FigureClass=StyledFigure,
+        subplot_kw={"axes_class": StyledAxes},
+        **more,
+    )
     plt.close(figure)
     return figure, axes
 
@@ -82,9 +110,22 @@ def _picture(image):
 
 # ------------------------------------------------------------------------------------- general
 
+
 @styled
-def lines(x, curves, xlabel, ylabel, title="", *, bands=None, markers=True, hlines=None,
-          outside=False, ax=None, height=2.8):
+def lines(
+    x,
+    curves,
+    xlabel,
+    ylabel,
+    title="",
+    *,
+    bands=None,
+    markers=True,
+    hlines=None,
+    outside=False,
+    ax=None,
+    height=2.8,
+):
     """Curves {label: values} over x; bands {label: (low, high)} are drawn around them, hlines
     {label: value} as dashed lines; labels that begin with "_" stay out of the legend, which
     stands beside the axes if `outside`. x is one sequence, or {label: sequence}."""
@@ -92,8 +133,14 @@ def lines(x, curves, xlabel, ylabel, title="", *, bands=None, markers=True, hlin
     axis = axis if ax is not None else axis[0, 0]
     for i, (label, y) in enumerate(curves.items()):
         at = x[label] if isinstance(x, dict) else x
-        axis.plot(at, y, color=COLOURS[i % 8], marker=MARKERS[i % 8] if markers else None,
-                  markersize=4, label=label)
+        axis.plot(
+            at,
+            y,
+            color=COLOURS[i % 8],
+            marker=MARKERS[i % 8] if markers else None,
+            markersize=4,
+            label=label,
+        )
         if bands and label in bands:
             axis.fill_between(at, *bands[label], color=COLOURS[i % 8], alpha=0.18, linewidth=0)
     for label, value in (hlines or {}).items():
@@ -119,8 +166,9 @@ def bars(names, groups, xlabel, ylabel, title="", *, horizontal=False, labels=No
         draw = axis.barh if horizontal else axis.bar
         container = draw(place, values, thick * 0.92, color=COLOURS[i], label=label)
         if labels is not None:
-            axis.bar_label(container, labels if len(groups) == 1 else labels[label], padding=2,
-                           fontsize=8)
+            axis.bar_label(
+                container, labels if len(groups) == 1 else labels[label], padding=2, fontsize=8
+            )
     if horizontal:
         axis.set_yticks(at, names)
         axis.invert_yaxis()
@@ -138,18 +186,39 @@ def bars(names, groups, xlabel, ylabel, title="", *, horizontal=False, labels=No
 
 
 @styled
-def histograms(panels, xlabel, ylabel="share of the values, per unit", *, bins=60, lines_at=(),
-               height=2.5, limits=None):
+def histograms(
+    panels,
+    xlabel,
+    ylabel="share of the values, per unit",
+    *,
+    bins=60,
+    lines_at=(),
+    height=2.5,
+    limits=None,
+):
     """A row of panels {title: {label: values}}, each with the histograms of its values."""
     figure, axes = _figure(1, len(panels), height=height)
     for axis, (title, groups) in zip(axes[0], panels.items()):
         both = np.concatenate([np.ravel(v) for v in groups.values()])
         edges = np.linspace(*(limits or (both.min(), both.max())), bins + 1)
         for i, (label, values) in enumerate(groups.items()):
-            axis.hist(np.ravel(values), edges, density=True, histtype="stepfilled", alpha=0.25,
-                      color=COLOURS[i])
-            axis.hist(np.ravel(values), edges, density=True, histtype="step", label=label,
-                      color=COLOURS[i], linewidth=1.4)
+            axis.hist(
+                np.ravel(values),
+                edges,
+                density=True,
+                histtype="stepfilled",
+                alpha=0.25,
+                color=COLOURS[i],
+            )
+            axis.hist(
+                np.ravel(values),
+                edges,
+                density=True,
+                histtype="step",
+                label=label,
+                color=COLOURS[i],
+                linewidth=1.4,
+            )
         for at in lines_at:
             axis.axvline(at, color="#666666", linewidth=1, linestyle="--")
         axis.set(title=title, xlabel=xlabel)
@@ -166,8 +235,9 @@ def scatter(x, y, xlabel, ylabel, title="", *, diagonal=False):
     axis = axes[0, 0]
     if diagonal:
         low, high = min(np.min(x), np.min(y)), max(np.max(x), np.max(y))
-        axis.plot([low, high], [low, high], color="#888888", linewidth=1, linestyle="--",
-                  label="equal")
+        axis.plot(
+            [low, high], [low, high], color="#888888", linewidth=1, linestyle="--", label="equal"
+        )
         axis.legend()
     axis.scatter(x, y, color=BLUE, s=26, zorder=3)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
@@ -180,8 +250,9 @@ def images(pictures, titles=None, columns=10, *, size=None):
     rows = -(-len(pictures) // columns)
     size = size or PAGE / columns
     title_lines = max((str(t).count("\n") + 1 for t in titles), default=0) if titles else 0
-    figure, axes = _figure(rows, columns, height=rows * (size + 0.16 * title_lines + 0.04),
-                           width=columns * size)
+    figure, axes = _figure(
+        rows, columns, height=rows * (size + 0.16 * title_lines + 0.04), width=columns * size
+    )
     for i, axis in enumerate(axes.ravel()):
         if i >= len(pictures):
             axis.axis("off")
@@ -196,8 +267,22 @@ def images(pictures, titles=None, columns=10, *, size=None):
 
 
 @styled
-def heatmap(values, row_names, column_names, xlabel, ylabel, title="", *, colour_label="",
-            height=None, width=PAGE, numbers=True, digits=0, cmap="viridis", limits=None):
+def heatmap(
+    values,
+    row_names,
+    column_names,
+    xlabel,
+    ylabel,
+    title="",
+    *,
+    colour_label="",
+    height=None,
+    width=PAGE,
+    numbers=True,
+    digits=0,
+    cmap="viridis",
+    limits=None,
+):
     """A matrix in colours, with its numbers written in."""
     values = np.asarray(values, float)
     height = height or 0.9 + 0.24 * len(values)
@@ -205,8 +290,11 @@ def heatmap(values, row_names, column_names, xlabel, ylabel, title="", *, colour
     axis = axes[0, 0]
     low, high = limits or (np.nanmin(values), np.nanmax(values))
     drawn = axis.imshow(values, aspect="auto", cmap=cmap, vmin=low, vmax=high)
-    axis.set_xticks(range(len(column_names)), column_names,
-                    rotation=90 if max(map(len, map(str, column_names))) > 3 else 0)
+    axis.set_xticks(
+        range(len(column_names)),
+        column_names,
+        rotation=90 if max(map(len, map(str, column_names))) > 3 else 0,
+    )
     axis.set_yticks(range(len(row_names)), row_names)
     axis.tick_params(labelsize=8)
     axis.grid(False)
@@ -214,14 +302,22 @@ def heatmap(values, row_names, column_names, xlabel, ylabel, title="", *, colour
         dark = low + 0.55 * (high - low)
         for (i, j), value in np.ndenumerate(values):
             if not np.isnan(value) and value != 0:
-                axis.text(j, i, f"{value:.{digits}f}", ha="center", va="center", fontsize=6.5,
-                          color="black" if value > dark else "white")
+                axis.text(
+                    j,
+                    i,
+                    f"{value:.{digits}f}",
+                    ha="center",
+                    va="center",
+                    fontsize=6.5,
+                    color="black" if value > dark else "white",
+                )
     figure.colorbar(drawn, ax=axis, label=colour_label, shrink=0.9, pad=0.01)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return figure
 
 
 # -------------------------------------------------------------------------------------- theory
+
 
 @styled
 def image_and_maps(image, maps, titles):
@@ -244,8 +340,15 @@ def gate_curve(spans):
     axis.plot(logits, 1 / (1 + np.exp(-logits)), color="#999999", linewidth=1.2, label="sigmoid")
     for i, (label, (low, high)) in enumerate(spans.items()):
         gate = np.linspace(low, high, 100)
-        axis.plot(np.log(gate / (1 - gate)), gate, color=COLOURS[i], linewidth=8 - 2 * i,
-                  solid_capstyle="round", label=label, zorder=3 + i)
+        axis.plot(
+            np.log(gate / (1 - gate)),
+            gate,
+            color=COLOURS[i],
+            linewidth=8 - 2 * i,
+            solid_capstyle="round",
+            label=label,
+            zorder=3 + i,
+        )
     axis.axhline(0.5, color="#666666", linewidth=0.8, linestyle=":")
     axis.set(xlabel="logit W * BN(x)", ylabel="gate", title="")
     axis.legend(loc="upper left")
@@ -254,25 +357,49 @@ def gate_curve(spans):
 
 # ------------------------------------------------------------------------------------- network
 
+
 @styled
 def block_diagram():
     """A residual block of a ResNet-18 with its attention, from left to right."""
     figure, axes = _figure(height=1.75)
     axis = axes[0, 0]
-    parts = [("conv 3×3", SKY), ("batch norm", YELLOW), ("relu", "#dddddd"), ("conv 3×3", SKY),
-             ("batch norm", YELLOW), ("attention", ORANGE), ("+", "#ffffff"), ("relu", "#dddddd")]
+    parts = [
+        ("conv 3×3", SKY),
+        ("batch norm", YELLOW),
+        ("relu", "#dddddd"),
+        ("conv 3×3", SKY),
+        ("batch norm", YELLOW),
+        ("attention", ORANGE),
+        ("+", "#ffffff"),
+        ("relu", "#dddddd"),
+    ]
     box = dict(boxstyle="round,pad=0.35", linewidth=0.8, edgecolor="#444444")
     places = np.linspace(1.0, 12.4, len(parts))
-    axis.annotate("", (places[-1] + 1.5, 0), (-0.6, 0),
-                  arrowprops=dict(arrowstyle="->", color="#444444", linewidth=1.1))
+    axis.annotate(
+        "",
+        (places[-1] + 1.5, 0),
+        (-0.6, 0),
+        arrowprops=dict(arrowstyle="->", color="#444444", linewidth=1.1),
+    )
     for place, (text, colour) in zip(places, parts):
-        axis.text(place, 0, text, ha="center", va="center", fontsize=8,
-                  bbox=box | dict(facecolor=colour))
-    axis.annotate("", (places[6], 0.22), (-0.2, 0.02), arrowprops=dict(
-        arrowstyle="->", color="#444444", linewidth=1.1,
-        connectionstyle="arc3,rad=-0.26"))
-    axis.text(places[3], 1.33, "shortcut: x, or a 1×1 convolution and a batch norm of it",
-              ha="center", fontsize=8)
+        axis.text(
+            place, 0, text, ha="center", va="center", fontsize=8, bbox=box | dict(facecolor=colour)
+        )
+    axis.annotate(
+        "",
+        (places[6], 0.22),
+        (-0.2, 0.02),
+        arrowprops=dict(
+            arrowstyle="->", color="#444444", linewidth=1.1, connectionstyle="arc3,rad=-0.26"
+        ),
+    )
+    axis.text(
+        places[3],
+        1.33,
+        "shortcut: x, or a 1×1 convolution and a batch norm of it",
+        ha="center",
+        fontsize=8,
+    )
     axis.text(places[3] - 0.2, -0.62, "residual branch", ha="center", fontsize=8)
     axis.text(-0.7, 0, "x", ha="right", va="center", fontsize=10)
     axis.text(places[-1] + 1.6, 0, "y", ha="left", va="center", fontsize=10)
@@ -287,11 +414,19 @@ def stage_sizes(sides, names):
     figure, axes = _figure(len(sides), 1, height=1.75 * len(sides))
     for axis, (what, row) in zip(axes[:, 0], sides.items()):
         for i, side in enumerate(row):
-            axis.add_patch(matplotlib.patches.Rectangle(
-                (i * 38 + (32 - side) / 2, (32 - side) / 2), side, side, facecolor=SKY,
-                edgecolor=BLUE, linewidth=1))
-            axis.text(i * 38 + 16, -3, f"{names[i]}\n{side}×{side}", ha="center", va="top",
-                      fontsize=8)
+            axis.add_patch(
+                matplotlib.patches.Rectangle(
+                    (i * 38 + (32 - side) / 2, (32 - side) / 2),
+                    side,
+                    side,
+                    facecolor=SKY,
+                    edgecolor=BLUE,
+                    linewidth=1,
+                )
+            )
+            axis.text(
+                i * 38 + 16, -3, f"{names[i]}\n{side}×{side}", ha="center", va="top", fontsize=8
+            )
         axis.set(xlim=(-2, len(row) * 38 - 4), ylim=(-15, 34), aspect="equal")
         _bare(axis)
         axis.set_title(what, loc="left", fontsize=9.5)
@@ -303,8 +438,12 @@ def map_rows(rows):
     """Maps as small pictures: {title: (K, H, W)}, one row of K pictures each, every picture with a
     scale of its own."""
     count = max(len(maps) for maps in rows.values())
-    figure, axes = _figure(len(rows), count + 1, height=0.86 * len(rows),
-                           gridspec_kw={"width_ratios": [1.6] + [1] * count})
+    figure, axes = _figure(
+        len(rows),
+        count + 1,
+        height=0.86 * len(rows),
+        gridspec_kw={"width_ratios": [1.6] + [1] * count},
+    )
     for line, (title, maps) in zip(axes, rows.items()):
         line[0].text(0, 0.5, title, va="center", fontsize=8.5)
         line[0].set(xlim=(0, 1), ylim=(0, 1))
@@ -312,12 +451,13 @@ def map_rows(rows):
             axis.imshow(values, cmap="viridis")
         for axis in line:
             _bare(axis)
-        for axis in line[1 + len(maps):]:
+        for axis in line[1 + len(maps) :]:
             axis.axis("off")
     return figure
 
 
 # ------------------------------------------------------------------------------------ training
+
 
 @styled
 def training_curves(log, title=""):
@@ -325,11 +465,21 @@ def training_curves(log, title=""):
     was evaluated on."""
     epochs, held_out = [row["epoch"] for row in log], log[0]["evaluated_on"]
     figure, axes = _figure(1, 2, height=2.7)
-    for axis, what, label in ((axes[0, 0], "cross_entropy", "cross-entropy"),
-                              (axes[0, 1], "top1", "top-1, per cent")):
-        lines(epochs, {"training, augmented": [row[what] for row in log],
-                       f"{held_out} images": [row[f"eval_{what}"] for row in log]},
-              "epoch", label, title, ax=axis)
+    for axis, what, label in (
+        (axes[0, 0], "cross_entropy", "cross-entropy"),
+        (axes[0, 1], "top1", "top-1, per cent"),
+    ):
+        lines(
+            epochs,
+            {
+                "training, augmented": [row[what] for row in log],
+                f"{held_out} images": [row[f"eval_{what}"] for row in log],
+            },
+            "epoch",
+            label,
+            title,
+            ax=axis,
+        )
     return figure
 
 
@@ -342,31 +492,55 @@ def panels(columns, height=2.7, share_y=False):
 
 # ---------------------------------------------------------------------------------- evaluation
 
+
 @styled
 def superclass_confusion(confusion, names):
     """Where the images of each superclass went, in per cent of its images: (20, 20)."""
     share = 100 * confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    short = [name.replace("_", " ").replace("household electrical", "electrical").replace(
-        "large omnivores and", "large omniv.,").replace("large ", "l. ").replace(
-        "invertebrates", "invertebr.") for name in names]
-    return heatmap(np.round(share), short, short, "superclass of the first choice",
-                   "true superclass", colour_label="per cent of the row's images", height=5.6,
-                   limits=(0, 100))
+    short = [
+        name.replace("_", " ")
+        .replace("household electrical", "electrical")
+        .replace("large omnivores and", "large omniv.,")
+        .replace("large ", "l. ")
+        .replace("invertebrates", "invertebr.")
+        for name in names
+    ]
+    return heatmap(
+        np.round(share),
+        short,
+        short,
+        "superclass of the first choice",
+        "true superclass",
+        colour_label="per cent of the row's images",
+        height=5.6,
+        limits=(0, 100),
+    )
 
 
 @styled
 def overlays(images, maps, titles, names):
     """A row for each image (3, H, W) uint8: the image, named, and beside it the image under each of
     its maps (h, w), from 0 to 1, enlarged to it."""
-    figure, axes = _figure(len(images), 1 + len(titles), height=1.45 * len(images) + 0.25,
-                           width=1.45 * (1 + len(titles)))
+    figure, axes = _figure(
+        len(images),
+        1 + len(titles),
+        height=1.45 * len(images) + 0.25,
+        width=1.45 * (1 + len(titles)),
+    )
     for row, image, heats, name in zip(axes, images, maps, names):
         height, width = image.shape[1:]
         for axis, heat, title in zip(row, [None, *heats], [name, *titles]):
             axis.imshow(_picture(image), extent=(0, width, height, 0))
             if heat is not None:
-                axis.imshow(heat, cmap="inferno", alpha=0.55, vmin=0, vmax=1,
-                            interpolation="bilinear", extent=(0, width, height, 0))
+                axis.imshow(
+                    heat,
+                    cmap="inferno",
+                    alpha=0.55,
+                    vmin=0,
+                    vmax=1,
+                    interpolation="bilinear",
+                    extent=(0, width, height, 0),
+                )
             _bare(axis, title if heat is None or row[0] is axes[0, 0] else None)
     return figure
 
@@ -378,9 +552,17 @@ def seeds(groups, ylabel, title="", *, ax=None):
     figure, axis = (None, ax) if ax is not None else _figure(height=2.8, width=5.2)
     axis, labels = axis if ax is not None else axis[0, 0], list(groups)
     for i, seed in enumerate(sorted(set.intersection(*(set(g) for g in groups.values())))):
-        axis.plot(range(len(labels)), [groups[label][seed] for label in labels], color="#aaaaaa",
-                  linewidth=0.8, marker=MARKERS[i % 8], markersize=6, markeredgewidth=0,
-                  markerfacecolor=COLOURS[i % 8], label=f"seed {seed}")
+        axis.plot(
+            range(len(labels)),
+            [groups[label][seed] for label in labels],
+            color="#aaaaaa",
+            linewidth=0.8,
+            marker=MARKERS[i % 8],
+            markersize=6,
+            markeredgewidth=0,
+            markerfacecolor=COLOURS[i % 8],
+            label=f"seed {seed}",
+        )
     for place, label in enumerate(labels):
         mean = np.mean(list(groups[label].values()))
         axis.plot([place - 0.22, place + 0.22], [mean, mean], color="black", linewidth=2)
@@ -393,12 +575,18 @@ def seeds(groups, ylabel, title="", *, ax=None):
 
 # --------------------------------------------------------------------------------------- gamma
 
+
 @styled
 def gamma_ranked(layers, ylabel="|γ|", height=2.8):
     """|gamma| of each layer {name: (C,)}, largest first, over the share of the channels."""
-    figure = lines({name: np.linspace(0, 100, len(g)) for name, g in layers.items()},
-                   {name: np.sort(np.abs(g))[::-1] for name, g in layers.items()},
-                   "channels, largest first, per cent", ylabel, markers=False, height=height)
+    figure = lines(
+        {name: np.linspace(0, 100, len(g)) for name, g in layers.items()},
+        {name: np.sort(np.abs(g))[::-1] for name, g in layers.items()},
+        "channels, largest first, per cent",
+        ylabel,
+        markers=False,
+        height=height,
+    )
     figure.axes[0].set_ylim(bottom=0)
     return figure
 
@@ -410,8 +598,12 @@ def gamma_heatmap(history, title=""):
     order = np.argsort(-history[-1], kind="stable")
     figure, axes = _figure(height=2.4)
     axis = axes[0, 0]
-    drawn = axis.imshow(history[:, order], aspect="auto", cmap="viridis",
-                        extent=(0.5, history.shape[1] + 0.5, len(history) - 0.5, -0.5))
+    drawn = axis.imshow(
+        history[:, order],
+        aspect="auto",
+        cmap="viridis",
+        extent=(0.5, history.shape[1] + 0.5, len(history) - 0.5, -0.5),
+    )
     axis.grid(False)
     axis.yaxis.get_major_locator().set_params(integer=True)
     figure.colorbar(drawn, ax=axis, label="|γ|", pad=0.01)
@@ -425,10 +617,22 @@ def gate_ranges(gates, title=""):
     figure, axes = _figure(height=0.7 + 0.24 * len(gates))
     axis = axes[0, 0]
     for i, gate in enumerate(gates.values()):
-        axis.plot([gate.low, gate.high], [i, i], color=SKY, linewidth=5, solid_capstyle="butt",
-                  label="smallest to largest" if i == 0 else None)
-        axis.plot([gate.mean - gate.std, gate.mean + gate.std], [i, i], color=BLUE, linewidth=5,
-                  solid_capstyle="butt", label="mean ± standard deviation" if i == 0 else None)
+        axis.plot(
+            [gate.low, gate.high],
+            [i, i],
+            color=SKY,
+            linewidth=5,
+            solid_capstyle="butt",
+            label="smallest to largest" if i == 0 else None,
+        )
+        axis.plot(
+            [gate.mean - gate.std, gate.mean + gate.std],
+            [i, i],
+            color=BLUE,
+            linewidth=5,
+            solid_capstyle="butt",
+            label="mean ± standard deviation" if i == 0 else None,
+        )
     axis.axvline(0.5, color="black", linewidth=1, linestyle="--", label="½")
     axis.set_yticks(range(len(gates)), list(gates))
     axis.invert_yaxis()
@@ -451,8 +655,12 @@ def gamma_at(history, layer, epoch):
     left.set(xlabel="|γ|", ylabel="channels", title=f"{layer}, epoch {epoch}")
     right.plot(np.linspace(0, 100, len(shares)), np.sort(shares)[::-1], color=ORANGE)
     right.axhline(1, color="#666666", linewidth=1, linestyle="--")
-    right.set(xlabel="channels, largest first, per cent", ylabel="weight W times C",
-              title="1 = all weigh the same", ylim=(0, max(2, shares.max() * 1.05)))
+    right.set(
+        xlabel="channels, largest first, per cent",
+        ylabel="weight W times C",
+        title="1 = all weigh the same",
+        ylim=(0, max(2, shares.max() * 1.05)),
+    )
     return figure
 
 

@@ -1,4 +1,5 @@
 """Lesson 4: everything that decides how a network is trained, and the recipes of the course."""
+
 from __future__ import annotations
 
 import contextlib
@@ -33,77 +34,136 @@ class Recipe:
     data: str = setting("text", help="cifar100, shapes100 or the path of an archive")
     depth: int = setting("choice", 18, "layers", choices=DEPTHS)
     width: int = setting("whole", 64, "channels of the first stage", low=1)
-    stem: str = setting("choice", "imagenet", "7x7, stride 2, max-pool; or 3x3",
-                        choices=STEMS)
-    attention: str = setting("choice", "nam", "the module in every block", choices=ATTENTIONS,
-                             or_prefix=OWN)
+    stem: str = setting("choice", "imagenet", "7x7, stride 2, max-pool; or 3x3", choices=STEMS)
+    attention: str = setting(
+        "choice", "nam", "the module in every block", choices=ATTENTIONS, or_prefix=OWN
+    )
     epochs: int = setting("whole", 1, "passes over the training images", low=1)
     batch_size: int = setting("whole", 128, "images per step", low=1)
     learning_rate: float = setting("number", 0.1, "the rate at its highest")
-    schedule: str = setting("choice", "cosine", "of the rate, by epoch, after the warm-up",
-                            choices=SCHEDULES)
-    milestones: tuple = setting("epochs", (), "epochs at which multistep multiplies the rate by "
-                                              "decay")
+    schedule: str = setting(
+        "choice", "cosine", "of the rate, by epoch, after the warm-up", choices=SCHEDULES
+    )
+    milestones: tuple = setting(
+        "epochs", (), "epochs at which multistep multiplies the rate by decay"
+    )
     decay: float = setting("number", 0.2, "factor of multistep")
-    warmup_steps: int = setting("whole", 0, "batches in which the rate grows in a straight line "
-                                            "from 0")
+    warmup_steps: int = setting(
+        "whole", 0, "batches in which the rate grows in a straight line from 0"
+    )
     momentum: float = setting("number", 0.9, "of the optimizer")
     nesterov: bool = setting("switch", False, "Nesterov's momentum")
     weight_decay: float = setting("number", 5e-4, "L2 penalty on all parameters")
-    gamma_decay: float = setting("number", 1.0, "factor on the weight decay of NAM's own gamma and "
-                                                "lambda; 0 leaves them alone")
-    last_gamma: float = setting("number", 1.0, "where the scale of the last batch norm of every "
-                                               "residual branch starts")
+    gamma_decay: float = setting(
+        "number",
+        1.0,
+        "factor on the weight decay of NAM's own gamma and lambda; 0 leaves them alone",
+    )
+    last_gamma: float = setting(
+        "number", 1.0, "where the scale of the last batch norm of every residual branch starts"
+    )
     amp: bool = setting("switch", False, "mixed precision, on a GPU only")
-    penalty: float = setting("number", 0.0, "p of equation (4): weight of sum |gamma| + sum "
-                                            "|lambda|")
-    crop_padding: int = setting("whole", 4, "pixels of border for the random crop; 0 switches it "
-                                            "off")
+    penalty: float = setting(
+        "number", 0.0, "p of equation (4): weight of sum |gamma| + sum |lambda|"
+    )
+    crop_padding: int = setting(
+        "whole", 4, "pixels of border for the random crop; 0 switches it off"
+    )
     flip: bool = setting("switch", True, "mirror images at random")
     brightness: float = setting("number", 0.0, "change by up to this share")
     contrast: float = setting("number", 0.0, "change by up to this share")
     rotation: float = setting("number", 0.0, "turn by up to so many degrees")
-    mean: tuple | None = setting("colours", None, "three numbers, of pixels scaled to 0-1; "
-                                                  "default: the training images'")
+    mean: tuple | None = setting(
+        "colours", None, "three numbers, of pixels scaled to 0-1; default: the training images'"
+    )
     std: tuple | None = setting("colours", None, "three numbers, likewise", above=0)
     train_images: int = setting("whole", 0, "train on so many images only; 0 is all")
-    validation: int = setting("whole", 0, "images cut from the training set to choose the best "
-                                          "epoch")
+    validation: int = setting(
+        "whole", 0, "images cut from the training set to choose the best epoch"
+    )
     seed: int = setting("whole", 0, "of weights, order and augmentation", high=2**32 - 1)
 
     def __post_init__(self):
         if callable(self.attention):
-            raise TrainingError("a recipe keeps names only: give an attention of your own to "
-                                "fit(recipe, attention=...) or build_network")
+            raise TrainingError(
+                "a recipe keeps names only: give an attention of your own to "
+                "fit(recipe, attention=...) or build_network"
+            )
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
 
     def __str__(self):
         width = max(len(f.name) for f in dataclasses.fields(self))
-        return "\n".join(f"{f.name:<{width}}  {getattr(self, f.name)}"
-                         for f in dataclasses.fields(self))
+        return "\n".join(
+            f"{f.name:<{width}}  {getattr(self, f.name)}" for f in dataclasses.fields(self)
+        )
 
 
-RECIPES = {r.name: r for r in (
-    # All settings of the original tutorial (AI Studio project 4204121), its std included.
-    Recipe("tutorial", "cifar100", depth=50, epochs=300, learning_rate=0.001, warmup_steps=2000,
-           brightness=0.1, contrast=0.1, rotation=15.0, mean=CIFAR100_MEAN,
-           std=(0.1942, 0.1918, 0.1958)),
-    # The authors' released script (Christian-lyc/NAM), its CIFAR-10 mean and std included. Its
-    # penalty changes no gradient as released, so here it is 0.
-    Recipe("official", "cifar100", depth=50, stem="cifar", attention="nam-detached", epochs=200,
-           schedule="multistep", milestones=(60, 120, 160), mean=(0.4914, 0.4822, 0.4465),
-           std=(0.2023, 0.1994, 0.2010)),
-    # The networks of nam_edu/weights: this one, and its twin with attention="none".
-    Recipe("shipped", "cifar100", width=12, stem="cifar", epochs=20, nesterov=True,
-           mean=CIFAR100_MEAN, std=CIFAR100_STD),
-    # Half a minute on two cores of a server with AVX-512 (29 s measured).
-    Recipe("quick", "shapes100", width=16, epochs=12, nesterov=True, crop_padding=2,
-           validation=1000),
-    # Seconds: for tests and for notebooks in continuous integration.
-    Recipe("ci", "shapes100", width=8, epochs=2, nesterov=True, crop_padding=2, train_images=1280,
-           validation=256),
-)}
+RECIPES = {
+    r.name: r
+    for r in (
+        # All settings of the original tutorial (AI Studio project 4204121), its std included.
+        Recipe(
+            "tutorial",
+            "cifar100",
+            depth=50,
+            epochs=300,
+            learning_rate=0.001,
+            warmup_steps=2000,
+            brightness=0.1,
+            contrast=0.1,
+            rotation=15.0,
+            mean=CIFAR100_MEAN,
+            std=(0.1942, 0.1918, 0.1958),
+        ),
+        # The authors' released script (Christian-lyc/NAM), its CIFAR-10 mean and std included. Its
+        # penalty changes no gradient as released, so here it is 0.
+        Recipe(
+            "official",
+            "cifar100",
+            depth=50,
+            stem="cifar",
+            attention="nam-detached",
+            epochs=200,
+            schedule="multistep",
+            milestones=(60, 120, 160),
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2023, 0.1994, 0.2010),
+        ),
+        # The networks of nam_edu/weights: this one, and its twin with attention="none".
+        Recipe(
+            "shipped",
+            "cifar100",
+            width=12,
+            stem="cifar",
+            epochs=20,
+            nesterov=True,
+            mean=CIFAR100_MEAN,
+            std=CIFAR100_STD,
+        ),
+        # Half a minute on two cores of a server with AVX-512 (29 s measured).
+        Recipe(
+            "quick",
+            "shapes100",
+            width=16,
+            epochs=12,
+            nesterov=True,
+            crop_padding=2,
+            validation=1000,
+        ),
+        # Seconds: for tests and for notebooks in continuous integration.
+        Recipe(
+            "ci",
+            "shapes100",
+            width=8,
+            epochs=2,
+            nesterov=True,
+            crop_padding=2,
+            train_images=1280,
+            validation=256,
+        ),
+    )
+}
 
 
 def recipe(name, **changes):
@@ -122,8 +182,9 @@ def change(base, **changes):
     fields = [f.name for f in dataclasses.fields(Recipe)]
     unknown = [name for name in changes if name not in fields]
     if unknown:
-        raise TrainingError(f"a recipe has no field {unknown[0]!r}; its fields are "
-                            f"{', '.join(fields)}")
+        raise TrainingError(
+            f"a recipe has no field {unknown[0]!r}; its fields are {', '.join(fields)}"
+        )
     return dataclasses.replace(base, **changes)
 
 
@@ -166,12 +227,15 @@ def learning_rate(recipe, step, steps_per_epoch):
 
 # ----------------------------------------------------------------------------------- network
 
+
 def own_name(attention):
     """What a recipe calls a callable attention that is not in the registry: "own: " and its
     qualified name; of a `functools.partial` also the arguments it fixes."""
     if isinstance(attention, nn.Layer) or not callable(attention):
-        raise TrainingError(f"attention must be a callable f(channels, size) that returns a new "
-                            f"paddle.nn.Layer, not {_described(attention)}")
+        raise TrainingError(
+            f"attention must be a callable f(channels, size) that returns a new "
+            f"paddle.nn.Layer, not {_described(attention)}"
+        )
     return OWN + _qualified_name(attention)
 
 
@@ -199,16 +263,20 @@ def choose_attention(recipe, attention):
     """
     if attention is None:
         if recipe.attention.startswith(OWN):
-            name = recipe.attention[len(OWN):]
-            raise TrainingError(f"the attention of this network, {name}, is not in the registry: "
-                                "go on in Python and hand over the callable it was built with, "
-                                "attention=... (fit, open_run, build_network)")
+            name = recipe.attention[len(OWN) :]
+            raise TrainingError(
+                f"the attention of this network, {name}, is not in the registry: "
+                "go on in Python and hand over the callable it was built with, "
+                "attention=... (fit, open_run, build_network)"
+            )
         return recipe.attention
     given = own_name(attention)
     if given != recipe.attention:
-        raise TrainingError(f"the attention of this network is {recipe.attention!r}, not "
-                            f"{given!r}: hand over the callable it was built with, or none where "
-                            "it is in the registry")
+        raise TrainingError(
+            f"the attention of this network is {recipe.attention!r}, not "
+            f"{given!r}: hand over the callable it was built with, or none where "
+            "it is in the registry"
+        )
     return attention
 
 
@@ -234,8 +302,12 @@ def build_network(recipe, attention=None):
     """
     with random_numbers_kept():
         paddle.seed(recipe.seed)
-        network = resnet(recipe.depth, attention=choose_attention(recipe, attention),
-                         stem=recipe.stem, width=recipe.width)
+        network = resnet(
+            recipe.depth,
+            attention=choose_attention(recipe, attention),
+            stem=recipe.stem,
+            width=recipe.width,
+        )
     if recipe.last_gamma != 1:
         for block in network.sublayers():
             if isinstance(block, (BasicBlock, BottleneckBlock)):

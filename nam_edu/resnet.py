@@ -4,6 +4,7 @@ The parts keep the names of `paddle.vision.models.resnet`, so ImageNet weights l
 the slot is called `attention` and stands after the last batch norm of the residual branch, before
 the addition, as in NAM's figure and the authors' code.
 """
+
 from __future__ import annotations
 
 import paddle.nn as nn
@@ -70,7 +71,8 @@ def _downsample(in_channels, out_channels, stride):
         return None
     return nn.Sequential(
         nn.Conv2D(in_channels, out_channels, 1, stride=stride, bias_attr=False),
-        nn.BatchNorm2D(out_channels))
+        nn.BatchNorm2D(out_channels),
+    )
 
 
 DEPTHS = {
@@ -113,16 +115,29 @@ class ResNet(nn.Layer):
     CIFAR-100's unless training or a checkpoint says otherwise.
     """
 
-    def __init__(self, depth, num_classes=100, attention="nam", stem="imagenet", in_channels=3,
-                 width=64, image_size=32):
+    def __init__(
+        self,
+        depth,
+        num_classes=100,
+        attention="nam",
+        stem="imagenet",
+        in_channels=3,
+        width=64,
+        image_size=32,
+    ):
         super().__init__()
         if depth not in DEPTHS:
-            raise ValueError(f"unknown depth {depth!r}: choose one of "
-                             f"{', '.join(map(str, DEPTHS))}")
+            raise ValueError(
+                f"unknown depth {depth!r}: choose one of {', '.join(map(str, DEPTHS))}"
+            )
         if stem not in STEMS:
             raise ValueError(f"unknown stem {stem!r}: choose one of {', '.join(STEMS)}")
-        for name, value in (("num_classes", num_classes), ("in_channels", in_channels),
-                            ("width", width), ("image_size", image_size)):
+        for name, value in (
+            ("num_classes", num_classes),
+            ("in_channels", in_channels),
+            ("width", width),
+            ("image_size", image_size),
+        ):
             whole_number(name, value)
         block, counts = DEPTHS[depth]
         self.normalization = (CIFAR100_MEAN, CIFAR100_STD)
@@ -153,8 +168,20 @@ class ResNet(nn.Layer):
         self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, x):
-        x = through([self.conv1, self.bn1, self.relu, self.maxpool, self.layer1, self.layer2,
-                     self.layer3, self.layer4, self.avgpool], x)
+        x = through(
+            [
+                self.conv1,
+                self.bn1,
+                self.relu,
+                self.maxpool,
+                self.layer1,
+                self.layer2,
+                self.layer3,
+                self.layer4,
+                self.avgpool,
+            ],
+            x,
+        )
         return self.fc(x.flatten(1))  # (N, C, 1, 1) -> (N, C) -> (N, classes)
 
 
@@ -163,8 +190,16 @@ def _halve(size):
     return (size + 1) // 2
 
 
-def resnet(depth, num_classes=100, attention="nam", stem="imagenet", pretrained=False,
-           in_channels=3, width=64, image_size=32):
+def resnet(
+    depth,
+    num_classes=100,
+    attention="nam",
+    stem="imagenet",
+    pretrained=False,
+    in_channels=3,
+    width=64,
+    image_size=32,
+):
     """A `ResNet` of the given depth; the other arguments are those of `ResNet`.
 
     pretrained: True loads ImageNet weights of paddle.vision (downloaded once), a path loads such a
@@ -182,10 +217,18 @@ def resnet(depth, num_classes=100, attention="nam", stem="imagenet", pretrained=
 
 
 def _at_depth(depth):
-    def build(num_classes=100, attention="nam", stem="imagenet", pretrained=False, in_channels=3,
-              width=64, image_size=32):
-        return resnet(depth, num_classes, attention, stem, pretrained, in_channels, width,
-                      image_size)
+    def build(
+        num_classes=100,
+        attention="nam",
+        stem="imagenet",
+        pretrained=False,
+        in_channels=3,
+        width=64,
+        image_size=32,
+    ):
+        return resnet(
+            depth, num_classes, attention, stem, pretrained, in_channels, width, image_size
+        )
 
     build.__name__ = build.__qualname__ = f"resnet{depth}"
     build.__doc__ = f"ResNet-{depth}: see `resnet` for the arguments."
@@ -208,14 +251,18 @@ def load_imagenet_weights(network, path):
     reshaped = [n for n in state if n in arrays and list(arrays[n].shape) != list(state[n].shape)]
     may_be_fresh = ("fc.", "conv1.") if network.conv1.weight.shape[2] == 3 else ("fc.",)
     fresh = missing + reshaped
-    strangers = [name for name in fresh
-                 if not name.startswith(may_be_fresh) and ".attention." not in name]
+    strangers = [
+        name for name in fresh if not name.startswith(may_be_fresh) and ".attention." not in name
+    ]
     if strangers or extra:
         raise checkpoint.CheckpointError(
             f"{path} does not fit this network; first tensors that differ: "
-            f"{', '.join((strangers + extra)[:3])}")
+            f"{', '.join((strangers + extra)[:3])}"
+        )
     checkpoint.assign(network, {n: a for n, a in arrays.items() if n not in reshaped})
     if fresh:
-        print(f"ImageNet weights loaded from {path}; not in that file, start fresh: "
-              + ", ".join(fresh))
+        print(
+            f"ImageNet weights loaded from {path}; not in that file, start fresh: "
+            + ", ".join(fresh)
+        )
     return fresh

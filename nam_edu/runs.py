@@ -1,4 +1,5 @@
 """Lessons 4 to 6: a run folder opened again, and the runs that come with the package."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -57,13 +58,15 @@ def open_run(folder, attention=None):
     about = read_about(folder)
     state = newest_state(folder)
     if state is None:
-        raise TrainingError(f"the run in {folder} has not saved an epoch yet: continue it with "
-                            "--resume (resume=True)")
+        raise TrainingError(
+            f"the run in {folder} has not saved an epoch yet: continue it with "
+            "--resume (resume=True)"
+        )
     recipe = recipe_of(about["recipe"])
     if attention is not None:
         choose_attention(recipe, attention)
     arrays, meta = state
-    history = {name[len("gamma/"):]: a for name, a in arrays.items() if name.startswith("gamma/")}
+    history = {name[len("gamma/") :]: a for name, a in arrays.items() if name.startswith("gamma/")}
     return Run(folder, recipe, meta["log"], history, about, attention)
 
 
@@ -81,8 +84,10 @@ def shipped(attention="nam"):
     made.
     """
     if not (SHIPPED / attention).is_dir():
-        raise TrainingError(f"no run with attention {attention!r} comes with the package: there is "
-                            f"{' and '.join(sorted(p.name for p in SHIPPED.glob('*')))}")
+        raise TrainingError(
+            f"no run with attention {attention!r} comes with the package: there is "
+            f"{' and '.join(sorted(p.name for p in SHIPPED.glob('*')))}"
+        )
     return open_run(SHIPPED / attention)
 
 

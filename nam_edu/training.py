@@ -1,5 +1,6 @@
 """Lesson 4: one step of training, the loss of equation (4), and `fit`, which trains a network,
 records it and can resume."""
+
 from __future__ import annotations
 
 import contextlib
@@ -24,14 +25,40 @@ from .machinery.errors import Stopped, TrainingError, shell_command
 from .machinery.files import write_text
 from .machinery.recorder import Progress, Recorder, signals_go_to
 from .machinery.run_folder import locked, machine, newest_state, prepare_folder, versions
-from .recipes import (RECIPES, Recipe, build_network, change, choose_attention, learning_rate,
-                      own_name, random_numbers_kept, recipe)
+from .recipes import (
+    RECIPES,
+    Recipe,
+    build_network,
+    change,
+    choose_attention,
+    learning_rate,
+    own_name,
+    random_numbers_kept,
+    recipe,
+)
 from .runs import Run, load_network, open_run, saved_recipe, shipped
 
-__all__ = ["Batches", "CrossEntropyWithPenalty", "RECIPES", "Recipe", "Run", "Stopped",
-           "TrainingError", "build_network", "build_optimizer", "change", "fit", "learning_rate",
-           "load_data", "load_network", "open_run", "recipe", "saved_recipe", "shipped",
-           "train_step"]
+__all__ = [
+    "Batches",
+    "CrossEntropyWithPenalty",
+    "RECIPES",
+    "Recipe",
+    "Run",
+    "Stopped",
+    "TrainingError",
+    "build_network",
+    "build_optimizer",
+    "change",
+    "fit",
+    "learning_rate",
+    "load_data",
+    "load_network",
+    "open_run",
+    "recipe",
+    "saved_recipe",
+    "shipped",
+    "train_step",
+]
 
 
 def train_step(network, optimizer, images, labels, penalty=0.0):
@@ -59,12 +86,18 @@ def build_optimizer(recipe, network, steps_per_epoch):
     if recipe.gamma_decay != 1:
         for _, layer in nam_layers(network):
             layer.bn.weight.regularizer = paddle.regularizer.L2Decay(
-                recipe.weight_decay * recipe.gamma_decay)
+                recipe.weight_decay * recipe.gamma_decay
+            )
     schedule = paddle.optimizer.lr.LambdaDecay(
-        1.0, lambda step: learning_rate(recipe, step, steps_per_epoch))
+        1.0, lambda step: learning_rate(recipe, step, steps_per_epoch)
+    )
     return paddle.optimizer.Momentum(
-        schedule, recipe.momentum, parameters=network.parameters(),
-        use_nesterov=recipe.nesterov, weight_decay=recipe.weight_decay or None)
+        schedule,
+        recipe.momentum,
+        parameters=network.parameters(),
+        use_nesterov=recipe.nesterov,
+        weight_decay=recipe.weight_decay or None,
+    )
 
 
 class CrossEntropyWithPenalty(nn.Layer):
@@ -85,8 +118,16 @@ class CrossEntropyWithPenalty(nn.Layer):
         return [cross_entropy, self.penalty * sparsity_penalty(self._network[0])]
 
 
-def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, progress=True,
-        callbacks=(), attention=None):
+def fit(
+    recipe,
+    data=None,
+    out="runs/first",
+    resume=False,
+    overwrite=False,
+    progress=True,
+    callbacks=(),
+    attention=None,
+):
     """Train the network of a recipe, and return the `Run`.
 
     Args:
@@ -125,8 +166,10 @@ def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, prog
     if recipe.mean is None or recipe.std is None:
         mean, std = channel_statistics(train.images)
         if recipe.std is None and min(std) == 0:
-            raise TrainingError("all training images have the same value in one colour, so its "
-                                "standard deviation is 0: check the data, or give --std (std=)")
+            raise TrainingError(
+                "all training images have the same value in one colour, so its "
+                "standard deviation is 0: check the data, or give --std (std=)"
+            )
         recipe = change(recipe, mean=recipe.mean or mean, std=recipe.std or std)
 
     rank, ranks = share = _share()
@@ -137,11 +180,14 @@ def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, prog
     fingerprint = zlib.crc32(train.fine.tobytes(), zlib.crc32(np.ascontiguousarray(train.images)))
     with locked(folder) if rank == 0 else contextlib.nullcontext():
         if rank == 0 and not prepare_folder(folder, recipe, fingerprint, resume, overwrite):
-            about = {"recipe": dataclasses.asdict(recipe), "command": shell_command(*sys.argv),
-                     "data": {"crc32": fingerprint, "train": len(train),
-                              evaluated_on: len(evaluated)},
-                     "versions": versions(), "machine": machine(),
-                     "started": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+            about = {
+                "recipe": dataclasses.asdict(recipe),
+                "command": shell_command(*sys.argv),
+                "data": {"crc32": fingerprint, "train": len(train), evaluated_on: len(evaluated)},
+                "versions": versions(),
+                "machine": machine(),
+                "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            }
             write_text(folder / "run.json", json.dumps(about, indent=2))
 
         if ranks > 1:
@@ -149,8 +195,17 @@ def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, prog
         # Parameters and optimizer states are named by counters: restart the counters, so that a
         # saved state finds its place however many networks this process built before.
         with paddle.utils.unique_name.guard(), random_numbers_kept():
-            _train(recipe, attention, folder, train, evaluated, evaluated_on, progress, callbacks,
-                   share)
+            _train(
+                recipe,
+                attention,
+                folder,
+                train,
+                evaluated,
+                evaluated_on,
+                progress,
+                callbacks,
+                share,
+            )
         if ranks > 1:
             paddle.distributed.barrier()  # until the first has saved everything
     return open_run(folder, attention)
@@ -158,8 +213,10 @@ def fit(recipe, data=None, out="runs/first", resume=False, overwrite=False, prog
 
 def _share():
     """(rank, ranks) of this process: (0, 1) unless `paddle.distributed.launch` started several."""
-    return (int(os.environ.get("PADDLE_TRAINER_ID", 0)),
-            int(os.environ.get("PADDLE_TRAINERS_NUM", 1)))
+    return (
+        int(os.environ.get("PADDLE_TRAINER_ID", 0)),
+        int(os.environ.get("PADDLE_TRAINERS_NUM", 1)),
+    )
 
 
 def _cut(archive, recipe):
@@ -168,12 +225,14 @@ def _cut(archive, recipe):
     if recipe.validation or recipe.train_images:
         # 100: the stream of random numbers; none that `Batches` or `Recorder` draws from.
         rows = np.random.default_rng([recipe.seed, 100]).permutation(rows)
-    held_out, rows = rows[:recipe.validation], rows[recipe.validation:]
+    held_out, rows = rows[: recipe.validation], rows[recipe.validation :]
     if recipe.train_images:
-        rows = rows[:recipe.train_images]
+        rows = rows[: recipe.train_images]
     if len(rows) < recipe.batch_size:
-        raise TrainingError(f"a batch of {recipe.batch_size} images is more than the "
-                            f"{len(rows)} there are to train on: lower --batch-size (batch_size)")
+        raise TrainingError(
+            f"a batch of {recipe.batch_size} images is more than the "
+            f"{len(rows)} there are to train on: lower --batch-size (batch_size)"
+        )
     train = archive.train.take(rows) if len(rows) < len(archive.train) else archive.train
     if recipe.validation:
         return train, archive.train.take(held_out), "validation"
@@ -181,13 +240,16 @@ def _cut(archive, recipe):
     return train, archive.test, "test"
 
 
-def _train(recipe, attention, folder, train, evaluated, evaluated_on, progress, more_callbacks,
-           share):
+def _train(
+    recipe, attention, folder, train, evaluated, evaluated_on, progress, more_callbacks, share
+):
     network = build_network(recipe, attention)
-    augmentation = Augmentation(recipe.crop_padding, recipe.brightness, recipe.contrast,
-                                recipe.flip, recipe.rotation)
-    batches = Batches(train, recipe.batch_size, network.normalization, augmentation, recipe.seed,
-                      share)
+    augmentation = Augmentation(
+        recipe.crop_padding, recipe.brightness, recipe.contrast, recipe.flip, recipe.rotation
+    )
+    batches = Batches(
+        train, recipe.batch_size, network.normalization, augmentation, recipe.seed, share
+    )
     evaluation_batches = Batches(evaluated, max(recipe.batch_size, 256), network.normalization)
     optimizer = build_optimizer(recipe, network, len(batches))
     on_gpu = paddle.device.get_device().startswith("gpu")
@@ -202,21 +264,31 @@ def _train(recipe, attention, folder, train, evaluated, evaluated_on, progress, 
         if recorder.epoch >= recipe.epochs:
             print(f"the run in {folder} is finished: {recorder.epoch} of {recipe.epochs} epochs")
             return
-        print(f"going on after epoch {recorder.epoch} of {recipe.epochs}"
-              + (f", step {recorder.step} of {len(batches)}" if recorder.step else ""))
+        print(
+            f"going on after epoch {recorder.epoch} of {recipe.epochs}"
+            + (f", step {recorder.step} of {len(batches)}" if recorder.step else "")
+        )
 
     model = paddle.Model(network)
-    model.prepare(optimizer, CrossEntropyWithPenalty(network, recipe.penalty),
-                  paddle.metric.Accuracy(topk=(1, 5)),
-                  amp_configs="O1" if scaler is not None else None)
+    model.prepare(
+        optimizer,
+        CrossEntropyWithPenalty(network, recipe.penalty),
+        paddle.metric.Accuracy(topk=(1, 5)),
+        amp_configs="O1" if scaler is not None else None,
+    )
     if scaler is not None:
         model._scaler = scaler  # or it would make its own, which a resumed run could not restore
     own = [recorder] + ([Progress(recorder)] if progress else [])
     # Paddle adds a callback that steps the learning rate after every batch.
     try:
         with signals_go_to(recorder):
-            model.fit(batches, evaluation_batches, epochs=recipe.epochs - recorder.epoch, verbose=0,
-                      callbacks=[*own, *more_callbacks])
+            model.fit(
+                batches,
+                evaluation_batches,
+                epochs=recipe.epochs - recorder.epoch,
+                verbose=0,
+                callbacks=[*own, *more_callbacks],
+            )
     finally:
         for callback in own:
             callback.close()

@@ -4,6 +4,7 @@ For maintainers. Each notebook (all lessons, their solutions and AI Studio's fir
 named) runs in a new kernel; its file is replaced only when every cell succeeded. Outputs and counts
 are kept; times of execution and states of widgets are not.
 """
+
 import argparse
 import re
 import sys
@@ -14,8 +15,10 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = Path(__file__).resolve().parent
-METADATA = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"}}
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -46,13 +49,20 @@ def tidy(notebook):
 def refresh(path):
     notebook = nbformat.read(path, as_version=4)
     started = time.perf_counter()
-    NotebookClient(notebook, timeout=1800, kernel_name="python3",
-                   resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(
+        notebook,
+        timeout=1800,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
     tidy(notebook)
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
-    print(f"{path.relative_to(HERE)}: {time.perf_counter() - started:.0f} s, "
-          f"{path.stat().st_size // 1024} KB", flush=True)
+    print(
+        f"{path.relative_to(HERE)}: {time.perf_counter() - started:.0f} s, "
+        f"{path.stat().st_size // 1024} KB",
+        flush=True,
+    )
 
 
 def main():
@@ -60,8 +70,10 @@ def main():
     parser.add_argument("names", nargs="*", help="files below notebooks/; default: all")
     names = parser.parse_args().names
     paths = [HERE / name for name in names] or sorted(
-        path for path in HERE.rglob("*.ipynb")
-        if not {".ipynb_checkpoints", "runs"} & set(path.parts))
+        path
+        for path in HERE.rglob("*.ipynb")
+        if not {".ipynb_checkpoints", "runs"} & set(path.parts)
+    )
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         sys.exit(f"there is no notebook {missing[0]} below {HERE.name}/")

@@ -1,4 +1,5 @@
 """What several test files share."""
+
 from pathlib import Path
 
 import numpy as np
@@ -12,5 +13,10 @@ def random_split(n, seed):
     """Images of noise, labelled so that every fine class has one superclass."""
     rng = np.random.default_rng(seed)
     fine = np.arange(n) % 100
-    return Split(rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8), fine, fine // 5,
-                 tuple(f"fine {i}" for i in range(100)), tuple(f"coarse {i}" for i in range(20)))
+    return Split(
+        rng.integers(0, 256, (n, 3, 32, 32), dtype=np.uint8),
+        fine,
+        fine // 5,
+        tuple(f"fine {i}" for i in range(100)),
+        tuple(f"coarse {i}" for i in range(20)),
+    )

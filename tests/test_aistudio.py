@@ -1,4 +1,5 @@
 """The zip for AI Studio: its contents, and a lesson run from it."""
+
 import os
 import shutil
 import subprocess
@@ -24,9 +25,14 @@ def bundle(tmp_path_factory):
 
 def test_contents(bundle):
     names = zipfile.ZipFile(bundle).namelist()
-    for name in ("main.ipynb", "nam_edu/__init__.py", "notebooks/01_theory.ipynb", "LICENSE",
-                 "notebooks/solutions/06_gamma_visualisation.ipynb",
-                 "tests/golden/square_channel.npz"):
+    for name in (
+        "main.ipynb",
+        "nam_edu/__init__.py",
+        "notebooks/01_theory.ipynb",
+        "LICENSE",
+        "notebooks/solutions/06_gamma_visualisation.ipynb",
+        "tests/golden/square_channel.npz",
+    ):
         assert name in names
     assert len(names) == len(set(names))
     assert not [n for n in names if n.startswith(("/", "..")) or "__pycache__" in n or "runs/" in n]
@@ -52,17 +58,36 @@ def test_a_lesson_runs_from_the_unpacked_bundle(bundle, tmp_path):
     zipfile.ZipFile(bundle).extractall(tmp_path)
     path = tmp_path / "notebooks" / "01_theory.ipynb"
     notebook = nbformat.read(path, as_version=4)
-    notebook.metadata.kernelspec = {"name": "py35-paddle1.2.0", "display_name": "PaddlePaddle",
-                                    "language": "python"}
-    notebook.cells.append(nbformat.v4.new_code_cell(
-        f"from pathlib import Path\nassert Path(nam_edu.__file__).resolve().is_relative_to("
-        f"{str(tmp_path.resolve())!r})"))
+    notebook.metadata.kernelspec = {
+        "name": "py35-paddle1.2.0",
+        "display_name": "PaddlePaddle",
+        "language": "python",
+    }
+    notebook.cells.append(
+        nbformat.v4.new_code_cell(
+            f"from pathlib import Path\nassert Path(nam_edu.__file__).resolve().is_relative_to("
+            f"{str(tmp_path.resolve())!r})"
+        )
+    )
     nbformat.write(notebook, path)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval-lax",
-         "--nbval-current-env", str(path)], cwd=tmp_path, capture_output=True, text=True,
-        env={**environment, "NAM_EDU_PROFILE": "ci"})
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "--nbval-lax",
+            "--nbval-current-env",
+            str(path),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**environment, "NAM_EDU_PROFILE": "ci"},
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -87,10 +112,14 @@ def wheel(folder, name, requires=()):
     info = f"{name}-1.0.dist-info"
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as packed:
         packed.writestr(f"{name}.py", "")
-        packed.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
-                        + "".join(f"Requires-Dist: {other}\n" for other in requires))
-        packed.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n"
-                                         "Tag: py3-none-any\n")
+        packed.writestr(
+            f"{info}/METADATA",
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+            + "".join(f"Requires-Dist: {other}\n" for other in requires),
+        )
+        packed.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         packed.writestr(f"{info}/RECORD", "")
 
 
@@ -156,16 +185,27 @@ def test_the_first_cell_installs_before_it_sets_up():
 
 
 def git(folder, *arguments):
-    subprocess.run(["git", "-c", "user.name=Ann", "-c", "user.email=ann@example.org", *arguments],
-                   cwd=folder, check=True, capture_output=True)
+    subprocess.run(
+        ["git", "-c", "user.name=Ann", "-c", "user.email=ann@example.org", *arguments],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
 
 
 @pytest.fixture
 def clone(tmp_path):
     """A small course in a folder of its own, not yet a git clone."""
-    for name in (aistudio.FIRST_PAGE, "notebooks/01_theory.ipynb", "nam_edu/__init__.py",
-                 "nam_edu/machinery/files.py", "tests/golden/a.npz", "tests/test_a.py", "LICENSE",
-                 "experiments/nam_edu/no.py"):
+    for name in (
+        aistudio.FIRST_PAGE,
+        "notebooks/01_theory.ipynb",
+        "nam_edu/__init__.py",
+        "nam_edu/machinery/files.py",
+        "tests/golden/a.npz",
+        "tests/test_a.py",
+        "LICENSE",
+        "experiments/nam_edu/no.py",
+    ):
         path = tmp_path / "clone" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"as given: {name}")
@@ -190,9 +230,14 @@ def test_a_learners_edits_stay_out_of_the_zip(clone, tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count("\n") == 1 and "as committed" in out
     assert committed == on_disk and list(committed) == list(on_disk)
-    assert sorted(committed) == ["LICENSE", "main.ipynb", "nam_edu/__init__.py",
-                                 "nam_edu/machinery/files.py", "notebooks/01_theory.ipynb",
-                                 "tests/golden/a.npz"]
+    assert sorted(committed) == [
+        "LICENSE",
+        "main.ipynb",
+        "nam_edu/__init__.py",
+        "nam_edu/machinery/files.py",
+        "notebooks/01_theory.ipynb",
+        "tests/golden/a.npz",
+    ]
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")

@@ -1,11 +1,18 @@
 """The layers against the golden arrays, closed forms and Paddle's own rules."""
+
 import numpy as np
 import paddle
 import pytest
 from helpers import GOLDEN
 
-from nam_edu.attention import (NAM, ChannelNAM, SpatialNAM, gamma_weights, nam_layers,
-                               sparsity_penalty)
+from nam_edu.attention import (
+    NAM,
+    ChannelNAM,
+    SpatialNAM,
+    gamma_weights,
+    nam_layers,
+    sparsity_penalty,
+)
 from nam_edu.resnet import resnet18, resnet50
 
 CASES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
@@ -17,18 +24,26 @@ def load_case(name, dtype, detach):
     golden = {key: value.astype(dtype) for key, value in np.load(GOLDEN / f"{name}.npz").items()}
     n, c, h, w = golden["x"].shape
     both = NAM(c, (h, w), detach_weights=detach)
-    parts = {kind: part for kind, part in (("channel", both.channel), ("spatial", both.spatial))
-             if f"{kind}_weight" in golden}
+    parts = {
+        kind: part
+        for kind, part in (("channel", both.channel), ("spatial", both.spatial))
+        if f"{kind}_weight" in golden
+    }
     for kind, part in parts.items():
-        for ours, theirs in (("weight", "weight"), ("bias", "bias"), ("_mean", "mean"),
-                             ("_variance", "var")):
+        for ours, theirs in (
+            ("weight", "weight"),
+            ("bias", "bias"),
+            ("_mean", "mean"),
+            ("_variance", "var"),
+        ):
             getattr(part.bn, ours).set_value(golden[f"{kind}_{theirs}"])
     return golden, both if len(parts) == 2 else next(iter(parts.values())), parts
 
 
 def close(actual, expected, tolerance):
-    np.testing.assert_allclose(actual, expected, rtol=tolerance,
-                               atol=tolerance * max(1, np.abs(expected).max()))
+    np.testing.assert_allclose(
+        actual, expected, rtol=tolerance, atol=tolerance * max(1, np.abs(expected).max())
+    )
 
 
 @pytest.fixture(params=["float32", "float64"])
@@ -54,17 +69,24 @@ def test_golden_arrays(name, mode, convention, dtype):
     close(x.grad.numpy(), golden[f"dx_{mode}_{convention}"], tolerance)
     for kind, part in parts.items():
         for parameter in ("weight", "bias"):
-            close(getattr(part.bn, parameter).grad.numpy(),
-                  golden[f"d{kind}_{parameter}_{mode}_{convention}"], tolerance)
+            close(
+                getattr(part.bn, parameter).grad.numpy(),
+                golden[f"d{kind}_{parameter}_{mode}_{convention}"],
+                tolerance,
+            )
         # Paddle's momentum weighs the old value, and its running variance is biased. It is a
         # float32 number, 0.9 + 2e-8, whatever the type of the data.
-        for ours, old, batch in (("_mean", "mean", "batch_mean"),
-                                 ("_variance", "var", "batch_var_biased")):
+        for ours, old, batch in (
+            ("_mean", "mean", "batch_mean"),
+            ("_variance", "var", "batch_var_biased"),
+        ):
             expected = golden[f"{kind}_{old}"]
             if mode == "train":
                 momentum = np.float64(np.float32(0.9))
-                expected = (momentum * expected.astype(np.float64)
-                            + (1 - momentum) * golden[f"{kind}_{batch}"])
+                expected = (
+                    momentum * expected.astype(np.float64)
+                    + (1 - momentum) * golden[f"{kind}_{batch}"]
+                )
             close(getattr(part.bn, ours).numpy(), expected, tolerance)
 
 
@@ -81,15 +103,19 @@ def test_batch_statistics_to_float64_precision(double):
             close(part.bn._variance.numpy(), golden[f"{kind}_batch_var_biased"], 1e-12)
 
 
-@pytest.mark.parametrize("gamma, expected", [
-    ([1, 1, 1, 1], [0.25, 0.25, 0.25, 0.25]),
-    ([1, -2, 0, 1], [0.25, 0.5, 0, 0.25]),
-    ([0, 0, 0], [1 / 3, 1 / 3, 1 / 3]),
-    ([-3e-30, 1e-30], [0.75, 0.25]),
-])
+@pytest.mark.parametrize(
+    "gamma, expected",
+    [
+        ([1, 1, 1, 1], [0.25, 0.25, 0.25, 0.25]),
+        ([1, -2, 0, 1], [0.25, 0.5, 0, 0.25]),
+        ([0, 0, 0], [1 / 3, 1 / 3, 1 / 3]),
+        ([-3e-30, 1e-30], [0.75, 0.25]),
+    ],
+)
 def test_gamma_weights(gamma, expected):
-    np.testing.assert_allclose(gamma_weights(paddle.to_tensor(gamma, "float32")).numpy(), expected,
-                               rtol=1e-6)
+    np.testing.assert_allclose(
+        gamma_weights(paddle.to_tensor(gamma, "float32")).numpy(), expected, rtol=1e-6
+    )
 
 
 def test_zero_gamma_gives_a_gate_of_one_half_and_finite_gradients():
@@ -106,8 +132,9 @@ def test_zero_gamma_gives_a_gate_of_one_half_and_finite_gradients():
 
 def test_a_common_factor_leaves_the_weights_as_they_are():
     gamma = paddle.to_tensor([0.5, -1.5, 2.0, 0.25])
-    np.testing.assert_allclose(gamma_weights(0.1 * gamma).numpy(), gamma_weights(gamma).numpy(),
-                               rtol=1e-6)
+    np.testing.assert_allclose(
+        gamma_weights(0.1 * gamma).numpy(), gamma_weights(gamma).numpy(), rtol=1e-6
+    )
 
 
 def test_spatial_layer_refuses_another_size():
@@ -129,6 +156,7 @@ def test_a_replaced_batch_norm_is_refused():
 
 def wrapped(network):
     """What data parallelism makes of a network: the network as the sublayer `_layers`."""
+
     class Wrapper(paddle.nn.Layer):
         def __init__(self):
             super().__init__()
@@ -137,8 +165,11 @@ def wrapped(network):
     return Wrapper()
 
 
-@pytest.mark.parametrize("wrap", [lambda network: network, wrapped, paddle.DataParallel],
-                         ids=["plain", "wrapper", "DataParallel"])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda network: network, wrapped, paddle.DataParallel],
+    ids=["plain", "wrapper", "DataParallel"],
+)
 def test_penalty_reaches_every_gamma_and_lambda_and_nothing_else(wrap):
     network = resnet18(attention="nam-spatial", width=4, image_size=32)
     model = wrap(network)

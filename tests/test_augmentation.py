@@ -1,4 +1,5 @@
 """Whole batches against paddle.vision's transforms of one PIL image at a time."""
+
 import numpy as np
 import pytest
 from paddle.vision.transforms import functional as T
@@ -24,8 +25,12 @@ def from_pil(image):
 
 
 def each(images, transform, *numbers):
-    return np.stack([from_pil(transform(to_pil(image), *(n[i] for n in numbers)))
-                     for i, image in enumerate(images)])
+    return np.stack(
+        [
+            from_pil(transform(to_pil(image), *(n[i] for n in numbers)))
+            for i, image in enumerate(images)
+        ]
+    )
 
 
 def test_crop(images):
@@ -40,8 +45,10 @@ def test_flip(images):
     np.testing.assert_array_equal(A.flip(images, mask), expected)
 
 
-@pytest.mark.parametrize("ours, theirs", [(A.adjust_brightness, T.adjust_brightness),
-                                          (A.adjust_contrast, T.adjust_contrast)])
+@pytest.mark.parametrize(
+    "ours, theirs",
+    [(A.adjust_brightness, T.adjust_brightness), (A.adjust_contrast, T.adjust_contrast)],
+)
 def test_brightness_and_contrast(images, ours, theirs):
     factor = np.random.default_rng(1).uniform(0.2, 1.9, len(images))
     factor[:3] = 0, 1, 2
@@ -76,8 +83,9 @@ def test_crop_of_an_oblong_image_with_a_border_wider_than_itself(images):
 
 
 def test_normalisation(images):
-    expected = np.stack([T.normalize(im.astype("float32") / 255, CIFAR100_MEAN, CIFAR100_STD)
-                         for im in images])
+    expected = np.stack(
+        [T.normalize(im.astype("float32") / 255, CIFAR100_MEAN, CIFAR100_STD) for im in images]
+    )
     actual = normalise(images, CIFAR100_MEAN, CIFAR100_STD)
     assert actual.dtype == np.float32
     np.testing.assert_allclose(actual, expected, atol=1e-5)

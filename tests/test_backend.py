@@ -1,4 +1,5 @@
 """setup(), the doctor, and what an import costs."""
+
 import ast
 import os
 import platform
@@ -20,20 +21,31 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def in_a_new_process(code, **environment):
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                            cwd=REPOSITORY, env={**os.environ, **environment})
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
 def test_import_is_light():
-    assert in_a_new_process("import sys, nam_edu; print('paddle' in sys.modules, "
-                            "'matplotlib' in sys.modules)") == "False False\n"
+    assert (
+        in_a_new_process(
+            "import sys, nam_edu; print('paddle' in sys.modules, 'matplotlib' in sys.modules)"
+        )
+        == "False False\n"
+    )
 
 
 def test_only_plots_imports_matplotlib():
-    code = ("import sys, nam_edu.training, nam_edu.evaluation, nam_edu.__main__; "
-            "print('matplotlib' in sys.modules)")
+    code = (
+        "import sys, nam_edu.training, nam_edu.evaluation, nam_edu.__main__; "
+        "print('matplotlib' in sys.modules)"
+    )
     assert in_a_new_process(code) == "False\n"
 
 
@@ -43,8 +55,15 @@ def test_setup_prints_one_line_and_seeds_everything(capsys):
     nam_edu.setup(seed=4)
     assert first == (random.random(), np.random.rand(), paddle.rand([1]).item())
     line = capsys.readouterr().out.splitlines()[0]
-    for part in (nam_edu.__version__, paddle.__version__, paddle.device.get_device(), "threads",
-                 "data: ", "profile: ci", "seed 4"):
+    for part in (
+        nam_edu.__version__,
+        paddle.__version__,
+        paddle.device.get_device(),
+        "threads",
+        "data: ",
+        "profile: ci",
+        "seed 4",
+    ):
         assert part in line
     assert str(Path.home()) not in line  # committed outputs carry no paths
 
@@ -54,10 +73,15 @@ def line_of_setup(capsys, **arguments):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("data, words", [("shapes100", "data: Shapes-100 (generated)"),
-                                         ("cifar100", "data: CIFAR-100 (NAM_EDU_CIFAR100)"),
-                                         ("mine.tar.gz", "data: mine.tar.gz"),
-                                         ("given", "data: images given in Python")])
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        ("shapes100", "data: Shapes-100 (generated)"),
+        ("cifar100", "data: CIFAR-100 (NAM_EDU_CIFAR100)"),
+        ("mine.tar.gz", "data: mine.tar.gz"),
+        ("given", "data: images given in Python"),
+    ],
+)
 def test_setup_names_the_data_of_a_command(data, words, tmp_path, monkeypatch, capsys):
     """Also where CIFAR-100 is found, which the lessons would use."""
     (tmp_path / "cifar.tar.gz").touch()
@@ -92,15 +116,18 @@ def test_profile(monkeypatch):
 LINUX = {"avx2", "avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 
 
-@pytest.mark.parametrize("vendor, instructions, expected", [
-    ("authenticamd", {"sse2"}, None),
-    ("authenticamd", {"avx2", "fma"}, "5"),
-    ("authenticamd", LINUX | {"sse2"}, "7"),
-    ("authenticamd", LINUX - {"avx512vl"}, "5"),
-    ("amd64 family 25 model 33 stepping 0, authenticamd", {"avx2"}, "5"),  # Windows
-    ("genuineintel", LINUX, None),
-    ("", set(), None),
-])
+@pytest.mark.parametrize(
+    "vendor, instructions, expected",
+    [
+        ("authenticamd", {"sse2"}, None),
+        ("authenticamd", {"avx2", "fma"}, "5"),
+        ("authenticamd", LINUX | {"sse2"}, "7"),
+        ("authenticamd", LINUX - {"avx512vl"}, "5"),
+        ("amd64 family 25 model 33 stepping 0, authenticamd", {"avx2"}, "5"),  # Windows
+        ("genuineintel", LINUX, None),
+        ("", set(), None),
+    ],
+)
 def test_the_blas_dispatch(vendor, instructions, expected):
     assert backend.blas_dispatch(vendor, instructions) == expected
 
@@ -110,11 +137,24 @@ SETUP = "import nam_edu; nam_edu.setup(); import os; print(os.environ.get('OMP_N
 
 def setup_in_a_new_process(code=SETUP, **environment):
     """Standard output and error of a process without the variables that setup() may set."""
-    base = {k: v for k, v in os.environ.items()
-            if k not in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "NAM_EDU_CPU_TUNING",
-                         *backend.MALLOC_VARIABLES)}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                            cwd=REPOSITORY, env={**base, **environment})
+    base = {
+        k: v
+        for k, v in os.environ.items()
+        if k
+        not in (
+            "OMP_NUM_THREADS",
+            "MKL_DEBUG_CPU_TYPE",
+            "NAM_EDU_CPU_TUNING",
+            *backend.MALLOC_VARIABLES,
+        )
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        env={**base, **environment},
+    )
     assert result.returncode == 0, result.stderr
     return result.stdout, result.stderr
 
@@ -127,8 +167,9 @@ def test_setup_tunes_the_cpu_and_says_so():
 
 
 def test_setup_overrides_nothing_that_the_user_set():
-    out, _ = setup_in_a_new_process(OMP_NUM_THREADS="3", MKL_DEBUG_CPU_TYPE="5",
-                                    MALLOC_TRIM_THRESHOLD_="131072")
+    out, _ = setup_in_a_new_process(
+        OMP_NUM_THREADS="3", MKL_DEBUG_CPU_TYPE="5", MALLOC_TRIM_THRESHOLD_="131072"
+    )
     assert "3 threads | set: nothing" in out and out.splitlines()[-1] == "3"
 
 
@@ -142,9 +183,20 @@ def test_of_a_list_of_threads_the_first_counts():
     assert "1 thread | set: nothing" in out
 
 
-@pytest.mark.parametrize("value, threads", [("3", 3), ("2,1", 2), (" 4 , 2,1", 4), ("", 1),
-                                            ("x", 1), ("0", 1), ("-2", 1), (",2", 1),
-                                            ("\u00b2", 1)])
+@pytest.mark.parametrize(
+    "value, threads",
+    [
+        ("3", 3),
+        ("2,1", 2),
+        (" 4 , 2,1", 4),
+        ("", 1),
+        ("x", 1),
+        ("0", 1),
+        ("-2", 1),
+        (",2", 1),
+        ("\u00b2", 1),
+    ],
+)
 def test_thread_count(value, threads, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     assert backend.thread_count() == threads
@@ -189,6 +241,7 @@ def faults():
     print("faults", resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 thread = threading.Thread(target=faults); thread.start(); thread.join()
 """
+
     def faults(**environment):
         out, _ = setup_in_a_new_process(code, **environment)
         return "malloc=keep" in out, int(out.split("faults")[1])
@@ -199,11 +252,14 @@ thread = threading.Thread(target=faults); thread.start(); thread.join()
     assert not kept and many > 60_000
 
 
-@pytest.mark.skipif(backend.usable_cores() == 1 and not backend.blas_dispatch(*backend.processor()),
-                    reason="nothing to tune on one core of this processor")
+@pytest.mark.skipif(
+    backend.usable_cores() == 1 and not backend.blas_dispatch(*backend.processor()),
+    reason="nothing to tune on one core of this processor",
+)
 def test_paddle_loaded_first_is_said_once():
-    _, err = setup_in_a_new_process("import nam_edu.attention, nam_edu; nam_edu.setup(); "
-                                    "nam_edu.setup()")
+    _, err = setup_in_a_new_process(
+        "import nam_edu.attention, nam_edu; nam_edu.setup(); nam_edu.setup()"
+    )
     lines = [line for line in err.splitlines() if "too late" in line]
     assert len(lines) == 1 and "restart Python" in lines[0]
 
@@ -224,6 +280,7 @@ for _ in range(10):
     loss.backward(); optimizer.step(); optimizer.clear_grad()
     print("loss", float(loss))
 """
+
     def losses(**environment):
         out, _ = setup_in_a_new_process(code, **environment)
         return [float(line.split()[1]) for line in out.splitlines() if line.startswith("loss")]
@@ -237,12 +294,15 @@ def test_usable_cores():
     assert 1 <= backend.usable_cores() <= os.cpu_count()
 
 
-@pytest.mark.parametrize("state, message", [
-    (("3.3.1", "2.6.2", "2.6.2", False, True), "overwrite each other's files"),
-    ((None, None, None, False, False), "is not installed"),
-    (("2.4.0", None, "2.4.0", False, False), "too old"),
-    (("3.3.1", None, "3.3.1", True, False), "this Paddle is the CPU build"),
-])
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        (("3.3.1", "2.6.2", "2.6.2", False, True), "overwrite each other's files"),
+        ((None, None, None, False, False), "is not installed"),
+        (("2.4.0", None, "2.4.0", False, False), "too old"),
+        (("3.3.1", None, "3.3.1", True, False), "this Paddle is the CPU build"),
+    ],
+)
 def test_the_doctor_names_what_is_wrong_and_how_to_mend_it(state, message):
     (sentence,) = doctor.problems(*state)
     assert message in sentence and "pip " in sentence
@@ -265,8 +325,9 @@ def test_the_doctor_says_where_it_cannot_write(monkeypatch, capsys):
 
     monkeypatch.setattr(shapes100, "writable", lambda folder: False)
     assert doctor.examine() == 1
-    here, cache = [line for line in capsys.readouterr().out.splitlines()
-                   if "cannot be written to" in line]
+    here, cache = [
+        line for line in capsys.readouterr().out.splitlines() if "cannot be written to" in line
+    ]
     assert "this folder" in here and "NAM_EDU_CACHE" not in here and "change to a folder" in here
     assert "the cache" in cache and "NAM_EDU_CACHE" in cache
 
@@ -288,8 +349,13 @@ sys.exit(doctor.examine())
 def doctor_in_a_new_process(*blocked, before="", after="", cwd=REPOSITORY, path=REPOSITORY):
     """(exit code, standard output) of the doctor where some modules cannot be imported."""
     code = WITHOUT.format(blocked=set(blocked) or "()", before=before, after=after)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd,
-                            env={**os.environ, "PYTHONPATH": str(path)})
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(path)},
+    )
     assert "Traceback" not in result.stderr, result.stderr
     return result.returncode, result.stdout
 
@@ -298,16 +364,18 @@ def test_the_doctor_without_numpy():
     code, out = doctor_in_a_new_process("numpy")
     assert code == 1
     wrong = [line for line in out.splitlines() if line.startswith("WRONG")]
-    assert wrong == ["WRONG: numpy is missing, which the package needs: "
-                     "pip install -r requirements-base.txt"]
+    assert wrong == [
+        "WRONG: numpy is missing, which the package needs: pip install -r requirements-base.txt"
+    ]
     assert "1 problem found." in out
 
 
 def test_the_doctor_without_paddle():
     code, out = doctor_in_a_new_process("paddle")
     assert code == 1 and "is installed but does not work (No module named 'paddle')" in out
-    code, out = doctor_in_a_new_process("paddle", after="doctor.installed = "
-                                        "lambda name: None if 'paddle' in name else '1.0'")
+    code, out = doctor_in_a_new_process(
+        "paddle", after="doctor.installed = lambda name: None if 'paddle' in name else '1.0'"
+    )
     assert code == 1 and "WRONG: PaddlePaddle is not installed: pip install -r req" in out
 
 
@@ -316,25 +384,45 @@ def test_the_doctor_on_python_38():
     code, out = doctor_in_a_new_process("numpy", before="sys.version_info = (3, 8, 18, 'final', 0)")
     assert code == 1 and "is outside 3.9 to 3.13" in out and "1 problem found." in out
     for name in ("__init__", "machinery/__init__", "machinery/doctor", "backend"):
-        tree = ast.parse((REPOSITORY / "nam_edu" / f"{name}.py").read_text(encoding="utf-8"),
-                         feature_version=(3, 8))
+        tree = ast.parse(
+            (REPOSITORY / "nam_edu" / f"{name}.py").read_text(encoding="utf-8"),
+            feature_version=(3, 8),
+        )
         for node in tree.body:  # at the top: the standard library, and what is in this package
             if isinstance(node, ast.Import):
                 assert {alias.name.split(".")[0] for alias in node.names} <= STANDARD
             elif isinstance(node, ast.ImportFrom):
                 assert ast.unparse(node) == "from . import __version__" or (
-                    not node.level and node.module.split(".")[0] in STANDARD)
+                    not node.level and node.module.split(".")[0] in STANDARD
+                )
 
 
-STANDARD = {"__future__", "contextlib", "ctypes", "importlib", "io", "os", "pathlib", "platform",
-            "random", "shutil", "sys", "time", "warnings", "zlib"}
+STANDARD = {
+    "__future__",
+    "contextlib",
+    "ctypes",
+    "importlib",
+    "io",
+    "os",
+    "pathlib",
+    "platform",
+    "random",
+    "shutil",
+    "sys",
+    "time",
+    "warnings",
+    "zlib",
+}
 
 
 @pytest.fixture
 def bare(tmp_path):
     """A folder with the package alone in it, as a wheel installs it."""
-    shutil.copytree(REPOSITORY / "nam_edu", tmp_path / "bare" / "nam_edu",
-                    ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        REPOSITORY / "nam_edu",
+        tmp_path / "bare" / "nam_edu",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
     return tmp_path / "bare"
 
 
@@ -353,15 +441,22 @@ def test_the_doctor_beside_the_lessons_of_the_zip(bare):
     """On AI Studio: notebooks/ and tests/golden lie beside the package, tests do not."""
     (bare / "notebooks").mkdir()
     (bare / "tests" / "golden").mkdir(parents=True)
-    code, out = doctor_in_a_new_process("notebook", "jupyterlab", "ipywidgets", "pytest", cwd=bare,
-                                        path=bare)
+    code, out = doctor_in_a_new_process(
+        "notebook", "jupyterlab", "ipywidgets", "pytest", cwd=bare, path=bare
+    )
     assert code == 1 and "2 problems found." in out
     assert "jupyterlab or notebook is missing, which the lessons need: pip install jupy" in out
     assert "ipywidgets is missing, which the lessons need: pip install ipywidgets\n" in out
     # In a cell, Jupyter is there, wherever its packages are; and main.ipynb installs the others.
     (bare / "main.ipynb").touch()
-    code, out = doctor_in_a_new_process("notebook", "jupyterlab", "ipywidgets", cwd=bare, path=bare,
-                                        before="import os; os.environ['JPY_PARENT_PID'] = '1'")
+    code, out = doctor_in_a_new_process(
+        "notebook",
+        "jupyterlab",
+        "ipywidgets",
+        cwd=bare,
+        path=bare,
+        before="import os; os.environ['JPY_PARENT_PID'] = '1'",
+    )
     assert code == 1 and "1 problem found." in out
     assert "ipywidgets is missing, which the lessons need: run the first cell of main.ipy" in out
 
@@ -373,6 +468,7 @@ def test_the_doctor_looks_into_the_external_libraries(tmp_path):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tqdm_of_aistudio\nVersion: 9.9\n")
     code, out = doctor_in_a_new_process(
         after="from nam_edu import backend\nfrom pathlib import Path\n"
-              f"backend.EXTERNAL_LIBRARIES = Path({str(tmp_path)!r})\n"
-              "doctor.NEEDED = (('the package', 'nam_edu', ('tqdm_of_aistudio',)),)")
+        f"backend.EXTERNAL_LIBRARIES = Path({str(tmp_path)!r})\n"
+        "doctor.NEEDED = (('the package', 'nam_edu', ('tqdm_of_aistudio',)),)"
+    )
     assert code == 0 and "tqdm_of_aistudio       9.9" in out

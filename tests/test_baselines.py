@@ -1,4 +1,5 @@
 """The modules NAM is compared with, against float64 NumPy written straight from their papers."""
+
 import numpy as np
 import paddle
 import paddle.nn as nn
@@ -20,15 +21,35 @@ from nam_edu.baselines import (
     eca_kernel_size,
 )
 
-NAMES = ["none", "half", "quarter", "nam", "nam-detached", "nam-spatial", "nam-times-c",
-         "nam-gate-only", "se", "cbam", "eca", "simam"]
+NAMES = [
+    "none",
+    "half",
+    "quarter",
+    "nam",
+    "nam-detached",
+    "nam-spatial",
+    "nam-times-c",
+    "nam-gate-only",
+    "se",
+    "cbam",
+    "eca",
+    "simam",
+]
 
 # Square, oblong both ways, and maps of one pixel.
-SHAPES = [(3, 4, 5, 5), (2, 4, 1, 6), (2, 16, 3, 7), (3, 16, 1, 1), (2, 64, 4, 2), (2, 64, 1, 1),
-          (2, 256, 2, 3)]
+SHAPES = [
+    (3, 4, 5, 5),
+    (2, 4, 1, 6),
+    (2, 16, 3, 7),
+    (3, 16, 1, 1),
+    (2, 64, 4, 2),
+    (2, 64, 1, 1),
+    (2, 256, 2, 3),
+]
 
 
 # The oracle. One image at a time: x is (C, H, W), p holds the parameters by name.
+
 
 def sigmoid(z):
     return 1 / (1 + np.exp(-z))
@@ -56,20 +77,21 @@ def cbam_spatial(x, p):
     logits = np.empty((height, width))
     for i in range(height):
         for j in range(width):
-            logits[i, j] = (padded[:, i:i + 7, j:j + 7] * p["conv.weight"][0]).sum()
+            logits[i, j] = (padded[:, i : i + 7, j : j + 7] * p["conv.weight"][0]).sum()
     return sigmoid(logits) * x
 
 
 def cbam(x, p):
     def part(name):
-        return {k[len(name) + 1:]: v for k, v in p.items() if k.startswith(f"{name}.")}
+        return {k[len(name) + 1 :]: v for k, v in p.items() if k.startswith(f"{name}.")}
+
     return cbam_spatial(cbam_channel(x, part("channel")), part("spatial"))
 
 
 def eca(x, p):
     kernel = p["conv.weight"][0, 0]
     z = np.pad(x.mean((1, 2)), len(kernel) // 2)
-    gate = sigmoid(np.array([z[c:c + len(kernel)] @ kernel for c in range(len(x))]))
+    gate = sigmoid(np.array([z[c : c + len(kernel)] @ kernel for c in range(len(x))]))
     return gate[:, None, None] * x
 
 
@@ -124,8 +146,9 @@ def test_output_in_float32(name, shape):
     module, params, x, oracle = case(name, shape)
     y = module(paddle.to_tensor(x.astype("float32")))
     assert y.dtype == paddle.float32 and tuple(y.shape) == shape
-    np.testing.assert_allclose(y.numpy(), [oracle(image, params) for image in x],
-                               rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        y.numpy(), [oracle(image, params) for image in x], rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -137,8 +160,9 @@ def test_output_and_gradients_in_float64(name, shape, double):
     tensor = paddle.to_tensor(x, stop_gradient=False)
     y = module(tensor)
     # Paddle 2.6 rounds the 1e-4 of `variance + 1e-4` to float32, which is seen at 1e-12.
-    np.testing.assert_allclose(y.numpy(), [oracle(image, params) for image in x],
-                               rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(
+        y.numpy(), [oracle(image, params) for image in x], rtol=1e-10, atol=1e-10
+    )
     (y * paddle.to_tensor(coef)).sum().backward()
 
     # Central differences of the oracle at twelve places of the input and of each parameter.
@@ -157,8 +181,13 @@ def test_output_and_gradients_in_float64(name, shape, double):
             array[place] = value - step
             below = loss()
             array[place] = value
-            np.testing.assert_allclose(gradient[place], (above - below) / (2 * step),
-                                       rtol=1e-5, atol=1e-6, err_msg=f"{key}{place}")
+            np.testing.assert_allclose(
+                gradient[place],
+                (above - below) / (2 * step),
+                rtol=1e-5,
+                atol=1e-6,
+                err_msg=f"{key}{place}",
+            )
 
 
 @pytest.mark.parametrize("channels, hidden", [(4, 1), (16, 1), (64, 4), (256, 16), (2048, 128)])
@@ -176,8 +205,10 @@ def test_reduction_sets_the_hidden_layer():
     assert count(CBAM(64, reduction=4).channel) == 2 * 64 * 16 + 16 + 64
 
 
-@pytest.mark.parametrize("channels, size", [(1, 1), (4, 1), (16, 3), (64, 3), (128, 5), (256, 5),
-                                            (512, 5), (1024, 5), (2048, 7)])
+@pytest.mark.parametrize(
+    "channels, size",
+    [(1, 1), (4, 1), (16, 3), (64, 3), (128, 5), (256, 5), (512, 5), (1024, 5), (2048, 7)],
+)
 def test_eca_kernel_size_by_hand(channels, size):
     assert eca_kernel_size(channels) == size
     assert ECA(channels).conv.weight.shape == [1, 1, size]
@@ -202,8 +233,9 @@ def test_simam_on_one_pixel_is_a_constant_gate():
 def test_simam_lambda():
     _, params, x, _ = case("simam", (2, 4, 3, 5))
     y = SimAM(0.1)(paddle.to_tensor(x.astype("float32")))
-    np.testing.assert_allclose(y.numpy(), [simam(image, params, 0.1) for image in x],
-                               rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        y.numpy(), [simam(image, params, 0.1) for image in x], rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name, gate", [("none", 1.0), ("half", 0.5), ("quarter", 0.25)])
@@ -220,6 +252,7 @@ def test_controls_are_exact(name, gate):
 
 # Variants of NAM. The oracle takes the whole batch, (N, C, H, W), whose statistics it uses.
 
+
 def nam_variant(name, x, gamma, beta):
     mean = x.mean((0, 2, 3), keepdims=True)
     x_hat = (x - mean) / np.sqrt(((x - mean) ** 2).mean((0, 2, 3), keepdims=True) + 1e-5)
@@ -234,8 +267,11 @@ def nam_variant(name, x, gamma, beta):
 @pytest.mark.parametrize("name", ["nam-times-c", "nam-gate-only"])
 def test_variants_of_nam_in_float64(name, shape, double):
     rng = np.random.default_rng(sum(shape))
-    values = {"x": rng.normal(0.3, 1.5, shape), "gamma": rng.normal(1, 0.5, shape[1]),
-              "beta": rng.normal(0, 0.3, shape[1])}
+    values = {
+        "x": rng.normal(0.3, 1.5, shape),
+        "gamma": rng.normal(1, 0.5, shape[1]),
+        "beta": rng.normal(0, 0.3, shape[1]),
+    }
     coef = rng.normal(0, 1, shape)
     module = build_attention(name, shape[1], shape[2:])
     bn = module.channel.bn
@@ -256,8 +292,9 @@ def test_variants_of_nam_in_float64(name, shape, double):
                 array[place] = moved
                 losses.append((coef * nam_variant(name, **values)).sum())
             array[place] = value
-            np.testing.assert_allclose(gradient.numpy()[place],
-                                       (losses[0] - losses[1]) / (2 * step), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                gradient.numpy()[place], (losses[0] - losses[1]) / (2 * step), rtol=1e-4, atol=1e-5
+            )
 
 
 @pytest.mark.parametrize("name", ["nam-times-c", "nam-gate-only"])
@@ -283,13 +320,29 @@ def test_registry_names_and_order():
 
 def test_registry_builds_what_the_names_say():
     built = {name: build_attention(name, 16, (3, 5)) for name in NAMES}
-    kinds = {"none": nn.Identity, "half": ConstantGate, "quarter": ConstantGate, "nam": NAM,
-             "nam-detached": NAM, "nam-spatial": NAM, "nam-times-c": nn.Sequential,
-             "nam-gate-only": nn.Sequential, "se": SE, "cbam": CBAM, "eca": ECA, "simam": SimAM}
+    kinds = {
+        "none": nn.Identity,
+        "half": ConstantGate,
+        "quarter": ConstantGate,
+        "nam": NAM,
+        "nam-detached": NAM,
+        "nam-spatial": NAM,
+        "nam-times-c": nn.Sequential,
+        "nam-gate-only": nn.Sequential,
+        "se": SE,
+        "cbam": CBAM,
+        "eca": ECA,
+        "simam": SimAM,
+    }
     assert {name: type(layer) for name, layer in built.items()} == kinds
     assert (built["half"].value, built["quarter"].value) == (0.5, 0.25)
     assert [built[name].channel.bn.detach_weights for name in NAMES[3:8]] == [
-        False, True, False, False, False]
+        False,
+        True,
+        False,
+        False,
+        False,
+    ]
     assert type(built["nam-times-c"].channel) is ChannelNAMTimesC
     assert type(built["nam-gate-only"].channel) is ChannelNAMGateOnly
     assert built["nam"].spatial is None and built["nam-detached"].spatial is None
@@ -319,8 +372,10 @@ def test_a_callable_gets_channels_and_size():
 def test_unknown_name_lists_the_choices(attention):
     with pytest.raises(ValueError) as error:
         build_attention(attention, 16, (3, 5))
-    assert str(error.value).startswith(f"unknown attention {attention!r}: choose one of "
-                                       "none, half, quarter, nam, nam-detached, nam-spatial, ")
+    assert str(error.value).startswith(
+        f"unknown attention {attention!r}: choose one of "
+        "none, half, quarter, nam, nam-detached, nam-spatial, "
+    )
     assert error.value.__context__ is None  # one error, not a chain
 
 

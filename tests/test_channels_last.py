@@ -1,4 +1,5 @@
 """The fast path against Paddle's own operations: whatever a user does with a network."""
+
 import concurrent.futures
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def assert_same(actual, expected, tolerance=1e-3):
 
 # ------------------------------------------------------------------- what gradients cannot do
 
+
 def test_a_second_backward_is_refused_where_paddle_would_end_the_process():
     """In a process of its own: without the refusal it ends by SIGSEGV."""
     code = """
@@ -66,17 +68,26 @@ def test_paddle_grad_keeps_the_graph(monkeypatch):
 
     def gradients():
         logits = network(x)
-        return [paddle.grad([logits[:, i].sum()], [weight], retain_graph=True)[0].numpy()
-                for i in (0, 1)]
+        return [
+            paddle.grad([logits[:, i].sum()], [weight], retain_graph=True)[0].numpy()
+            for i in (0, 1)
+        ]
 
     for actual, expected in zip(gradients(), as_paddle(monkeypatch, gradients)):
         assert_same(actual, expected)
 
 
 @pytest.mark.skipif(paddle.device.get_device() != "cpu", reason="the fast path is for a CPU")
-@pytest.mark.parametrize("layer", [
-    nn.Conv2D(8, 8, 3, padding=1), nn.Conv2D(8, 8, 3, stride=2, padding=1), NAM(8),
-    BasicBlock(8, 8, 1, "nam", (8, 8))], ids=["winograd", "gathered", "gate", "block"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2D(8, 8, 3, padding=1),
+        nn.Conv2D(8, 8, 3, stride=2, padding=1),
+        NAM(8),
+        BasicBlock(8, 8, 1, "nam", (8, 8)),
+    ],
+    ids=["winograd", "gathered", "gate", "block"],
+)
 def test_a_gradient_of_a_gradient_through_the_fast_path_is_refused(layer):
     x = paddle.randn([8, 8, 8, 8])
     x.stop_gradient = False
@@ -97,7 +108,7 @@ def test_a_gradient_of_a_gradient_through_a_nam_layer_against_finite_differences
 
     def inner():
         x = paddle.to_tensor(values, stop_gradient=False)
-        grad, = paddle.grad([(layer(x) ** 2).sum()], [x], create_graph=True)
+        (grad,) = paddle.grad([(layer(x) ** 2).sum()], [x], create_graph=True)
         return (grad * direction).sum()
 
     inner().backward()
@@ -114,6 +125,7 @@ def test_a_gradient_of_a_gradient_through_a_nam_layer_against_finite_differences
 
 # ------------------------------------------------------------------------------------- export
 
+
 @pytest.mark.filterwarnings("ignore:Tensor do not have 'place'")  # of Paddle's ones_like
 @pytest.mark.parametrize("attention", ["nam", "nam-spatial"])
 def test_a_network_is_exported(attention, tmp_path):
@@ -123,13 +135,15 @@ def test_a_network_is_exported(attention, tmp_path):
     expected = network(x).numpy()
     spec = [paddle.static.InputSpec([None, 3, 32, 32], "float32")]
     paddle.jit.save(network, str(tmp_path / "network"), input_spec=spec)
-    np.testing.assert_allclose(paddle.jit.load(str(tmp_path / "network"))(x).numpy(), expected,
-                               rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        paddle.jit.load(str(tmp_path / "network"))(x).numpy(), expected, rtol=1e-3, atol=1e-4
+    )
     static = paddle.jit.to_static(network, full_graph=True)
     np.testing.assert_allclose(static(x).numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
 # --------------------------------------------------------------- modes, threads, weights, hooks
+
 
 def test_predict_leaves_every_mode_as_it_was():
     network = resnet18(width=4)
@@ -149,8 +163,9 @@ def test_predict_in_two_threads_and_changed_weights_afterwards(monkeypatch):
     for threads in ("1", "2"):
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            for actual, right in zip(pool.map(lambda p: predict(network, p, 16), pictures),
-                                     expected):
+            for actual, right in zip(
+                pool.map(lambda p: predict(network, p, 16), pictures), expected
+            ):
                 assert_same(actual, right)
         assert network.training
     network.layer1[0].conv1.weight.set_value(network.layer1[0].conv1.weight * 3)
@@ -187,6 +202,7 @@ def test_omp_num_threads_may_be_a_list(monkeypatch):
 @given(st.data())
 def test_random_networks(data):
     """Depths, widths, stems, sizes, batches, modes, hooks, frozen parts, changed weights."""
+
     def one_of(*values):
         return data.draw(st.sampled_from(values))
 
@@ -214,7 +230,8 @@ def test_random_networks(data):
     shapes = []
     if hooked:
         dict(network.named_sublayers())[hooked].register_forward_post_hook(
-            lambda layer, i, o: shapes.append(o.shape[0]))
+            lambda layer, i, o: shapes.append(o.shape[0])
+        )
     start = {name: value.numpy() for name, value in network.state_dict().items()}
 
     def step():
@@ -225,8 +242,13 @@ def test_random_networks(data):
         logits = network(x)
         logits.square().sum().backward()
         found = {"logits": logits.numpy()}
-        found.update({n: p.grad.numpy() for n, p in network.named_parameters()
-                      if p.grad is not None and not p.stop_gradient})
+        found.update(
+            {
+                n: p.grad.numpy()
+                for n, p in network.named_parameters()
+                if p.grad is not None and not p.stop_gradient
+            }
+        )
         found.update({n: v.numpy() for n, v in network.state_dict().items() if "._" in n})
         if not x.stop_gradient:
             found["x"] = x.grad.numpy()
@@ -241,6 +263,7 @@ def test_random_networks(data):
 
 def test_nothing_is_known_but_exact_types():
     """A subclass, an instance with a forward of its own, a hook: each is called as it is."""
+
     class Own(nn.ReLU):
         pass
 

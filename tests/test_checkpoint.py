@@ -1,4 +1,5 @@
 """Weights on disk: round trips, the tutorial's names, and a clear word on what does not fit."""
+
 import io
 import os
 import pickle
@@ -9,8 +10,13 @@ import paddle
 import pytest
 
 from nam_edu import checkpoint
-from nam_edu.checkpoint import (CheckpointError, load_weights, read_arrays, save_weights,
-                                write_arrays)
+from nam_edu.checkpoint import (
+    CheckpointError,
+    load_weights,
+    read_arrays,
+    save_weights,
+    write_arrays,
+)
 from nam_edu.resnet import resnet18
 
 
@@ -55,8 +61,10 @@ def test_a_checkpoint_of_the_original_tutorial(tmp_path):
     """Its attention is `nam.Channel_Att.bn2` in every block."""
     network = small()
     expected = values(network)
-    theirs = {name.replace(".attention.channel.bn.", ".nam.Channel_Att.bn2."): paddle.to_tensor(v)
-              for name, v in expected.items()}
+    theirs = {
+        name.replace(".attention.channel.bn.", ".nam.Channel_Att.bn2."): paddle.to_tensor(v)
+        for name, v in expected.items()
+    }
     assert "layer1.0.nam.Channel_Att.bn2.weight" in theirs
     paddle.save(theirs, str(tmp_path / "299.pdparams"))
     other = small()
@@ -71,8 +79,9 @@ def test_half_precision_arrays_become_what_the_network_has(tmp_path):
     other = small()
     load_weights(other, tmp_path / "half.npz")
     assert other.fc.weight.dtype == paddle.float32
-    np.testing.assert_array_equal(other.fc.weight.numpy(),
-                                  network.fc.weight.numpy().astype("float16").astype("float32"))
+    np.testing.assert_array_equal(
+        other.fc.weight.numpy(), network.fc.weight.numpy().astype("float16").astype("float32")
+    )
 
 
 def test_another_architecture_is_named_and_nothing_is_loaded(tmp_path):
@@ -96,12 +105,16 @@ def test_files_that_are_damaged_or_no_weights(tmp_path):
     save_weights(network, tmp_path / "good.npz")
     good = (tmp_path / "good.npz").read_bytes()
     middle = len(good) // 2
-    for name, blob in (("cut.npz", good[:middle]), ("empty.npz", b""), ("text.npz", b"hello"),
-                       ("flipped.npz", good[:middle] + bytes([good[middle] ^ 1])
-                        + good[middle + 1:]),
-                       ("text.pdparams", b"hello"), ("empty.pdparams", b""),
-                       ("list.pdparams", pickle.dumps([1, 2])),
-                       ("numbers.pdparams", pickle.dumps({"fc.weight": 3}))):
+    for name, blob in (
+        ("cut.npz", good[:middle]),
+        ("empty.npz", b""),
+        ("text.npz", b"hello"),
+        ("flipped.npz", good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :]),
+        ("text.pdparams", b"hello"),
+        ("empty.pdparams", b""),
+        ("list.pdparams", pickle.dumps([1, 2])),
+        ("numbers.pdparams", pickle.dumps({"fc.weight": 3})),
+    ):
         (tmp_path / name).write_bytes(blob)
         with pytest.raises(CheckpointError, match=name):
             load_weights(network, tmp_path / name)
@@ -133,7 +146,8 @@ def test_weights_that_would_run_code(tmp_path):
 def test_an_array_that_claims_more_than_it_has(tmp_path):
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
-        header, {"descr": "<f4", "fortran_order": False, "shape": (10**12,)})
+        header, {"descr": "<f4", "fortran_order": False, "shape": (10**12,)}
+    )
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("x.npy", header.getvalue() + bytes(16))
     with pytest.raises(CheckpointError, match="does not fit its 16 bytes"):

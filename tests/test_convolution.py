@@ -1,4 +1,5 @@
 """The fast convolutions against Paddle's own kernel, and networks with and without them."""
+
 import numpy as np
 import paddle
 import paddle.nn as nn
@@ -38,8 +39,13 @@ def compare(n, c_in, c_out, h, w, kernel, stride, padding, bias, seed=0, dtype="
     actual = values_and_gradients(ours, x, weight, bias, coefficients, **options)
     # The oracle: Paddle's own kernel in float64.
     exact = values_and_gradients(
-        F.conv2d, x.astype("float64"), weight.astype("float64"),
-        None if bias is None else bias.astype("float64"), coefficients.astype("float64"), **options)
+        F.conv2d,
+        x.astype("float64"),
+        weight.astype("float64"),
+        None if bias is None else bias.astype("float64"),
+        coefficients.astype("float64"),
+        **options,
+    )
     for name, a, e in zip(("output", "input", "weight", "bias"), actual, exact):
         np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-4 * np.abs(e).max(), err_msg=name)
 
@@ -55,18 +61,48 @@ def test_random_shapes(data):
     padding = (number(0, kernel[0] // 2), number(0, kernel[1] // 2))
     if h + 2 * padding[0] < kernel[0] or w + 2 * padding[1] < kernel[1]:
         return
-    compare(number(1, 5), number(1, 20), number(1, 20), h, w, kernel,
-            data.draw(st.sampled_from([(1, 1), (2, 2), (1, 2)])), padding,
-            data.draw(st.booleans()), seed=number(0, 100))
+    compare(
+        number(1, 5),
+        number(1, 20),
+        number(1, 20),
+        h,
+        w,
+        kernel,
+        data.draw(st.sampled_from([(1, 1), (2, 2), (1, 2)])),
+        padding,
+        data.draw(st.booleans()),
+        seed=number(0, 100),
+    )
 
 
-@pytest.mark.parametrize("size, c_in, c_out, kernel, stride", [
-    (8, 64, 64, 3, 1), (8, 64, 128, 3, 2), (4, 128, 128, 3, 1), (4, 128, 256, 3, 2),
-    (2, 256, 256, 3, 1), (2, 256, 512, 3, 2), (1, 512, 512, 3, 1), (8, 64, 256, 1, 1),
-    (8, 256, 512, 1, 2), (2, 1024, 512, 1, 1), (32, 3, 64, 7, 2)])
+@pytest.mark.parametrize(
+    "size, c_in, c_out, kernel, stride",
+    [
+        (8, 64, 64, 3, 1),
+        (8, 64, 128, 3, 2),
+        (4, 128, 128, 3, 1),
+        (4, 128, 256, 3, 2),
+        (2, 256, 256, 3, 1),
+        (2, 256, 512, 3, 2),
+        (1, 512, 512, 3, 1),
+        (8, 64, 256, 1, 1),
+        (8, 256, 512, 1, 2),
+        (2, 1024, 512, 1, 1),
+        (32, 3, 64, 7, 2),
+    ],
+)
 def test_the_shapes_of_the_networks(size, c_in, c_out, kernel, stride):
-    compare(6, c_in, c_out, size, size, (kernel, kernel), (stride, stride),
-            (kernel // 2, kernel // 2), False)
+    compare(
+        6,
+        c_in,
+        c_out,
+        size,
+        size,
+        (kernel, kernel),
+        (stride, stride),
+        (kernel // 2, kernel // 2),
+        False,
+    )
 
 
 @pytest.mark.parametrize("frozen", ["x", "weight"])
@@ -78,8 +114,10 @@ def test_frozen_inputs_and_weights(frozen, kernel, stride):
     x.stop_gradient, weight.stop_gradient = frozen == "x", frozen == "weight"
     options = {"stride": (stride, stride), "padding": (kernel // 2, kernel // 2)}
     gradients = []
-    for conv in (convolution.conv2d, lambda v, *a, **k: F.conv2d(
-            v.transpose([0, 3, 1, 2]), *a, **k).transpose([0, 2, 3, 1])):
+    for conv in (
+        convolution.conv2d,
+        lambda v, *a, **k: F.conv2d(v.transpose([0, 3, 1, 2]), *a, **k).transpose([0, 2, 3, 1]),
+    ):
         conv(x, weight, **options).square().sum().backward()
         (wanted, other) = (weight, x) if frozen == "x" else (x, weight)
         assert other.grad is None
@@ -124,15 +162,17 @@ def step(network, x):
     logits = network(x)
     network.clear_gradients()
     logits.square().sum().backward()
-    gradients = {name: p.grad.numpy() for name, p in network.named_parameters()
-                 if not p.stop_gradient}
+    gradients = {
+        name: p.grad.numpy() for name, p in network.named_parameters() if not p.stop_gradient
+    }
     buffers = {name: v.numpy() for name, v in network.state_dict().items() if "._" in name}
     return logits.numpy(), gradients, buffers
 
 
 def assert_close(a, b, name):
-    np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3 * max(np.abs(b).max(), 1e-6),
-                               err_msg=name)
+    np.testing.assert_allclose(
+        a, b, rtol=2e-3, atol=2e-3 * max(np.abs(b).max(), 1e-6), err_msg=name
+    )
 
 
 @pytest.mark.parametrize("image_size", [32, 64])
@@ -158,6 +198,7 @@ def test_a_network_with_and_without(depth, stem, image_size, monkeypatch):
 @pytest.mark.parametrize("attention", list(ATTENTIONS) + ["callable"])
 def test_every_attention_in_training_mode(attention):
     """Also modules that know nothing of the layout, such as SE or a user's own."""
+
     class Own(nn.Layer):
         def forward(self, x):
             assert x.shape[1] == 8 * 2 ** ["8", "4", "2", "1"].index(str(x.shape[2]))
@@ -201,14 +242,18 @@ def test_hooks_see_channels_first_and_switch_the_fast_way_off():
 def test_the_network_is_left_as_it_was():
     network = resnet18(width=4, attention="nam-spatial")
     names = list(network.state_dict())
-    formats = [(type(p), p.__dict__.get("_data_format"), "forward" in p.__dict__)
-               for p in network.sublayers()]
+    formats = [
+        (type(p), p.__dict__.get("_data_format"), "forward" in p.__dict__)
+        for p in network.sublayers()
+    ]
     network(paddle.randn([8, 3, 32, 32]))
     with pytest.raises(ValueError, match="built for maps of"):
         network(paddle.randn([8, 3, 48, 48]))  # an error inside leaves nothing behind either
     assert list(network.state_dict()) == names
-    assert formats == [(type(p), p.__dict__.get("_data_format"), "forward" in p.__dict__)
-                       for p in network.sublayers()]
+    assert formats == [
+        (type(p), p.__dict__.get("_data_format"), "forward" in p.__dict__)
+        for p in network.sublayers()
+    ]
 
 
 def test_it_is_really_used(monkeypatch):

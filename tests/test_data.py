@@ -1,4 +1,5 @@
 """Archives: what is found, what is read, and one clear sentence for whatever is wrong."""
+
 import gzip
 import io
 import os
@@ -13,9 +14,19 @@ import pytest
 from helpers import random_split
 
 from nam_edu import data
-from nam_edu.data import (CIFAR100_MEAN, CIFAR100_STD, Archive, ArchiveError, Batches, Split,
-                          channel_statistics, download_cifar100, locate_cifar100, read_archive,
-                          write_archive)
+from nam_edu.data import (
+    CIFAR100_MEAN,
+    CIFAR100_STD,
+    Archive,
+    ArchiveError,
+    Batches,
+    Split,
+    channel_statistics,
+    download_cifar100,
+    locate_cifar100,
+    read_archive,
+    write_archive,
+)
 from nam_edu.machinery import cifar_archive
 from nam_edu.machinery.files import file_md5
 
@@ -24,12 +35,17 @@ def content(n=6):
     """What the member `train` of an archive unpickles to."""
     rng = np.random.default_rng(0)
     fine = [int(v) for v in range(n)]
-    return {b"data": rng.integers(0, 256, (n, 3072), dtype=np.uint8), b"fine_labels": fine,
-            b"coarse_labels": [v // 5 for v in fine]}
+    return {
+        b"data": rng.integers(0, 256, (n, 3072), dtype=np.uint8),
+        b"fine_labels": fine,
+        b"coarse_labels": [v // 5 for v in fine],
+    }
 
 
-META = {b"fine_label_names": [b"fine %d" % i for i in range(100)],
-        b"coarse_label_names": [b"coarse %d" % i for i in range(20)]}
+META = {
+    b"fine_label_names": [b"fine %d" % i for i in range(100)],
+    b"coarse_label_names": [b"coarse %d" % i for i in range(20)],
+}
 
 
 def make(path, members, protocol=2):
@@ -50,8 +66,9 @@ def without(mapping, key):
 @pytest.mark.parametrize("protocol", range(6))
 def test_reads_what_python_pickled(tmp_path, protocol):
     train, test = content(), content(3)
-    archive = read_archive(make(tmp_path / "a.tar.gz",
-                                {"meta": META, "test": test, "train": train}, protocol))
+    archive = read_archive(
+        make(tmp_path / "a.tar.gz", {"meta": META, "test": test, "train": train}, protocol)
+    )
     np.testing.assert_array_equal(archive.train.images.reshape(6, -1), train[b"data"])
     assert archive.train.images.shape == (6, 3, 32, 32)
     assert archive.train.fine.tolist() == train[b"fine_labels"]
@@ -69,22 +86,41 @@ BAD = {
     "no data": ({**GOOD, "test": without(content(), b"data")}, "'test' has no data"),
     "no names": ({**GOOD, "meta": without(META, b"coarse_label_names")}, "20 names"),
     "names twice": ({**GOOD, "meta": {**META, b"fine_label_names": [b"x"] * 100}}, "different"),
-    "label 100": ({**GOOD, "train": {**content(), b"fine_labels": [0, 1, 2, 3, 4, 100]}},
-                  "100 at image 5"),
-    "label -1": ({**GOOD, "train": {**content(), b"coarse_labels": [-1, 0, 0, 0, 0, 1]}},
-                 "-1 at image 0"),
-    "label 1.5": ({**GOOD, "train": {**content(), b"fine_labels": [0, 1, 2, 3, 4, 1.5]}},
-                  "not a list of whole numbers"),
+    "label 100": (
+        {**GOOD, "train": {**content(), b"fine_labels": [0, 1, 2, 3, 4, 100]}},
+        "100 at image 5",
+    ),
+    "label -1": (
+        {**GOOD, "train": {**content(), b"coarse_labels": [-1, 0, 0, 0, 0, 1]}},
+        "-1 at image 0",
+    ),
+    "label 1.5": (
+        {**GOOD, "train": {**content(), b"fine_labels": [0, 1, 2, 3, 4, 1.5]}},
+        "not a list of whole numbers",
+    ),
     "fewer labels": ({**GOOD, "train": {**content(), b"fine_labels": [0, 1]}}, "6 images but 2"),
     "float data": ({**GOOD, "train": {**content(), b"data": np.zeros((6, 3072))}}, "uint8"),
-    "other size": ({**GOOD, "train": {**content(), b"data": np.zeros((6, 3000), "uint8")}},
-                   r"\(6, 3000\)"),
-    "no image": ({**GOOD, "train": {b"data": np.zeros((0, 3072), "uint8"), b"fine_labels": [],
-                                    b"coarse_labels": []}}, "no image"),
+    "other size": (
+        {**GOOD, "train": {**content(), b"data": np.zeros((6, 3000), "uint8")}},
+        r"\(6, 3000\)",
+    ),
+    "no image": (
+        {
+            **GOOD,
+            "train": {
+                b"data": np.zeros((0, 3072), "uint8"),
+                b"fine_labels": [],
+                b"coarse_labels": [],
+            },
+        },
+        "no image",
+    ),
     "a list": ({**GOOD, "train": [1, 2]}, "no dictionary"),
     "no pickle": ({**GOOD, "train": b"hello"}, "no plain data"),
-    "two superclasses": ({**GOOD, "test": {**content(3), b"coarse_labels": [1, 0, 0]}},
-                         "two different superclasses"),
+    "two superclasses": (
+        {**GOOD, "test": {**content(3), b"coarse_labels": [1, 0, 0]}},
+        "two different superclasses",
+    ),
 }
 
 
@@ -110,13 +146,14 @@ def test_an_archive_that_would_run_code(tmp_path):
 
 def test_files_that_are_no_archive(tmp_path):
     good = make(tmp_path / "good.tar.gz", GOOD).read_bytes()
-    for name, blob, message in (("empty", b"", "truncated or damaged|not a gzip"),
-                                ("text", b"hello world", "not a gzip file"),
-                                ("cut", good[:len(good) // 2], "truncated or damaged"),
-                                ("cut at the end", good[:-3], "truncated or damaged"),
-                                ("gzipped text", gzip.compress(b"hello" * 999), "damaged|no train"),
-                                ("flipped", good[:300] + bytes([good[300] ^ 255]) + good[301:],
-                                 "truncated or damaged")):
+    for name, blob, message in (
+        ("empty", b"", "truncated or damaged|not a gzip"),
+        ("text", b"hello world", "not a gzip file"),
+        ("cut", good[: len(good) // 2], "truncated or damaged"),
+        ("cut at the end", good[:-3], "truncated or damaged"),
+        ("gzipped text", gzip.compress(b"hello" * 999), "damaged|no train"),
+        ("flipped", good[:300] + bytes([good[300] ^ 255]) + good[301:], "truncated or damaged"),
+    ):
         path = tmp_path / name
         path.write_bytes(blob)
         with pytest.raises(ArchiveError, match=message):
@@ -177,6 +214,7 @@ def test_statistics_of_channels():
 
 # -------------------------------------------------------------------------------------- find
 
+
 @pytest.fixture
 def nowhere(tmp_path, monkeypatch):
     """A home and a working folder in which there is no CIFAR-100."""
@@ -216,6 +254,7 @@ def test_a_named_path_that_is_not_there(nowhere, monkeypatch):
 
 # ---------------------------------------------------------------------------------- download
 
+
 @pytest.fixture
 def server(tmp_path):
     """A web server on this machine with the file `good`: (its address, its md5)."""
@@ -243,8 +282,10 @@ def test_download(tmp_path, server, capfd):
     assert path.stat().st_mtime_ns == stamp
 
 
-@pytest.mark.parametrize("file, md5, message", [("good", "0" * 32, "is not CIFAR-100"),
-                                                ("bad", "0" * 32, "could not download")])
+@pytest.mark.parametrize(
+    "file, md5, message",
+    [("good", "0" * 32, "is not CIFAR-100"), ("bad", "0" * 32, "could not download")],
+)
 def test_a_download_that_fails_leaves_nothing(tmp_path, server, file, md5, message):
     with pytest.raises(ArchiveError, match=message):
         download_cifar100(tmp_path / "cache", url=f"{server[0]}/{file}", md5=md5)
@@ -252,6 +293,7 @@ def test_a_download_that_fails_leaves_nothing(tmp_path, server, file, md5, messa
 
 
 # ---------------------------------------------------------------------------------- real data
+
 
 def test_the_real_cifar100(cifar100):
     archive = read_archive(cifar100)
@@ -266,19 +308,22 @@ def test_the_real_cifar100(cifar100):
 
 # ------------------------------------------------------- superclasses and streams of random numbers
 
+
 def test_an_archive_knows_the_superclasses_of_both_splits(tmp_path):
     whole = random_split(100, 0)
     few, others = whole.take(slice(0, 30)), whole.take(slice(30, 60))
     made = [Split(s.images, s.fine, s.coarse, s.fine_names, s.coarse_names) for s in (few, others)]
     np.testing.assert_array_equal(whole.take([7]).superclass_of, np.arange(100) // 5)
-    np.testing.assert_array_equal(made[0].superclass_of,
-                                  np.where(np.arange(100) < 30, np.arange(100) // 5, -1))
+    np.testing.assert_array_equal(
+        made[0].superclass_of, np.where(np.arange(100) < 30, np.arange(100) // 5, -1)
+    )
     built = Archive(*made, whole.fine_names, whole.coarse_names)
     write_archive(tmp_path / "a.tar.gz", built)
     for archive in (built, read_archive(tmp_path / "a.tar.gz")):
         for split in (archive.train, archive.test, archive.test.take([3])):
             np.testing.assert_array_equal(
-                split.superclass_of, np.where(np.arange(100) < 60, np.arange(100) // 5, -1))
+                split.superclass_of, np.where(np.arange(100) < 60, np.arange(100) // 5, -1)
+            )
             assert split.superclass_of.dtype == np.int64
 
 
@@ -296,8 +341,9 @@ def test_a_class_under_two_superclasses_is_refused():
 
 def test_superclasses_that_no_label_shows_are_written_and_read(tmp_path):
     whole = random_split(100, 0)
-    few = Archive(whole.take(slice(0, 3)), whole.take(slice(2, 5)), whole.fine_names,
-                  whole.coarse_names)
+    few = Archive(
+        whole.take(slice(0, 3)), whole.take(slice(2, 5)), whole.fine_names, whole.coarse_names
+    )
     write_archive(tmp_path / "a.tar.gz", few)
     read = read_archive(tmp_path / "a.tar.gz")
     for split in (read.train, read.test, read.test.take([1])):
@@ -318,8 +364,9 @@ def test_no_two_streams_of_a_run_coincide(monkeypatch):
     made, real = [], np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda seed: made.append(seed) or real(seed))
     for seed in (0, 3):
-        batches = Batches(random_split(12, 0), 2, (CIFAR100_MEAN, CIFAR100_STD),
-                          lambda images, rng: images, seed)
+        batches = Batches(
+            random_split(12, 0), 2, (CIFAR100_MEAN, CIFAR100_STD), lambda images, rng: images, seed
+        )
         made.clear()
         for batches.epoch in range(120):
             list(batches)

@@ -1,4 +1,5 @@
 """Accuracies counted by hand on a network whose answers are known."""
+
 import contextlib
 import json
 
@@ -9,8 +10,18 @@ from helpers import random_split
 
 from nam_edu.attention import ChannelNAM, SpatialNAM, gamma_weights, nam_layers
 from nam_edu.data import CIFAR100_MEAN, CIFAR100_STD
-from nam_edu.evaluation import (blocks, evaluate, fixed_gates, gamma_table, gates, importance,
-                                predict, weight_shares, wilson_interval, without_channels)
+from nam_edu.evaluation import (
+    blocks,
+    evaluate,
+    fixed_gates,
+    gamma_table,
+    gates,
+    importance,
+    predict,
+    weight_shares,
+    wilson_interval,
+    without_channels,
+)
 from nam_edu.resnet import resnet18
 
 
@@ -23,7 +34,7 @@ class Oracle(paddle.nn.Layer):
         self.table, self.position = table.astype("float32"), 0
 
     def forward(self, x):
-        rows = self.table[self.position:self.position + x.shape[0]]
+        rows = self.table[self.position : self.position + x.shape[0]]
         self.position += x.shape[0]
         return paddle.to_tensor(rows)
 
@@ -42,7 +53,8 @@ def test_every_number_against_a_count_by_hand():
     assert result.top1 == pytest.approx(100 * right / 250)
     assert result.top5 == pytest.approx(100 * sum(r < 5 for r in rank) / 250)
     assert result.superclass_top1 == pytest.approx(
-        100 * sum(f // 5 == t // 5 for f, t in zip(first, split.fine)) / 250)
+        100 * sum(f // 5 == t // 5 for f, t in zip(first, split.fine)) / 250
+    )
     for i, name in ((0, "fine 0"), (63, "fine 63")):
         of_class = [f == i for f, t in zip(first, split.fine) if t == i]
         assert result.per_class[name] == pytest.approx(100 * np.mean(of_class))
@@ -66,8 +78,11 @@ def test_a_class_without_an_image():
     assert result.superclass_top1 == 80  # unknown counts as wrong
     assert result.per_superclass["coarse 19"] is None
     assert result.confusion.sum() == 40 and "coarse 19" not in str(result)
-    assert result.unknown_superclass == 10 == json.loads(
-        json.dumps(result.as_dict()))["unknown_superclass"]
+    assert (
+        result.unknown_superclass
+        == 10
+        == json.loads(json.dumps(result.as_dict()))["unknown_superclass"]
+    )
     assert "the superclass of 10 first choices is unknown" in str(result)
 
 
@@ -82,8 +97,10 @@ def test_superclasses_of_a_part_of_an_archive(archive):
     assert result.unknown_superclass == 0 and "unknown" not in str(result)
 
 
-@pytest.mark.parametrize("right, n, low, high", [
-    (0, 10, 0.0, 27.75), (5, 10, 23.66, 76.34), (10, 10, 72.25, 100.0), (81, 263, 25.5, 36.6)])
+@pytest.mark.parametrize(
+    "right, n, low, high",
+    [(0, 10, 0.0, 27.75), (5, 10, 23.66, 76.34), (10, 10, 72.25, 100.0), (81, 263, 25.5, 36.6)],
+)
 def test_wilson_interval_against_published_values(right, n, low, high):
     """The last case is Newcombe's, Statistics in Medicine 17 (1998), table I."""
     assert wilson_interval(right, n) == pytest.approx((low, high), abs=0.06)
@@ -95,11 +112,17 @@ def test_wilson_interval_of_numpy_numbers(kind):
     assert wilson_interval(kind(right), kind(n)) == wilson_interval(right, n)
 
 
-@pytest.mark.parametrize("right, n, message", [
-    (0, 0, "at least one image, not 0"), (1, -3, "at least one image, not -3"),
-    (-1, 10, "between 0 and the 10 images, not -1"),
-    (11, 10, "between 0 and the 10 images, not 11"),
-    (float("nan"), 10, "not nan"), (1, float("nan"), "not nan")])
+@pytest.mark.parametrize(
+    "right, n, message",
+    [
+        (0, 0, "at least one image, not 0"),
+        (1, -3, "at least one image, not -3"),
+        (-1, 10, "between 0 and the 10 images, not -1"),
+        (11, 10, "between 0 and the 10 images, not 11"),
+        (float("nan"), 10, "not nan"),
+        (1, float("nan"), "not nan"),
+    ],
+)
 def test_wilson_interval_refuses(right, n, message):
     with pytest.raises(ValueError, match=message):
         wilson_interval(right, n)
@@ -134,6 +157,7 @@ def test_gamma_table():
 
 # ------------------------------------------------------------------- gates and channels removed
 
+
 @pytest.fixture
 def nam_network():
     """A small network whose NAM layers have gammas of both signs, betas and used statistics."""
@@ -150,9 +174,11 @@ def nam_network():
 @contextlib.contextmanager
 def watching(layers, see):
     """Inside, see(name, input, output) is called with what each of the (name, layer) does."""
+
     def hook(name):
         def call(layer, x, y):
             see(name, x[0].numpy(), y.numpy())  # a value that a hook returns would replace y
+
         return call
 
     hooks = [layer.register_forward_post_hook(hook(name)) for name, layer in layers]
@@ -163,8 +189,10 @@ def watching(layers, see):
 
 def numpy_gate(layer, x):
     """The gate of a NAM layer by the equations, in float64."""
-    gamma, beta, mean, var = (p.numpy().astype(np.float64) for p in (
-        layer.bn.weight, layer.bn.bias, layer.bn._mean, layer.bn._variance))
+    gamma, beta, mean, var = (
+        p.numpy().astype(np.float64)
+        for p in (layer.bn.weight, layer.bn.bias, layer.bn._mean, layer.bn._variance)
+    )
     x = x.astype(np.float64)
     n, c, h, w = x.shape
     if isinstance(layer, SpatialNAM):
@@ -172,7 +200,8 @@ def numpy_gate(layer, x):
     shape = (1, -1, 1, 1)
     logits = (np.abs(gamma) / np.abs(gamma).sum()).reshape(shape) * (
         gamma.reshape(shape) * (x - mean.reshape(shape)) / np.sqrt(var.reshape(shape) + 1e-5)
-        + beta.reshape(shape))
+        + beta.reshape(shape)
+    )
     if isinstance(layer, SpatialNAM):
         logits = logits[..., 0].transpose(0, 2, 1).reshape(n, c, h, w)
     return 1 / (1 + np.exp(-logits))
@@ -180,22 +209,28 @@ def numpy_gate(layer, x):
 
 def test_gates(nam_network, archive):
     images, inputs = archive.test.images[:40], {}
-    with watching(nam_layers(nam_network),
-                  lambda name, x, y: inputs.setdefault(name, []).append(x)):
+    with watching(
+        nam_layers(nam_network), lambda name, x, y: inputs.setdefault(name, []).append(x)
+    ):
         found = gates(nam_network, images, batch_size=16)
     assert list(found) == [name for name, _ in nam_layers(nam_network)]
     for name, layer in nam_layers(nam_network):
         gate = numpy_gate(layer, np.concatenate(inputs[name]))
         kind = isinstance(layer, SpatialNAM)
         profile = gate.mean((0, 1)).ravel() if kind else gate.mean((0, 2, 3))
-        for got, right in ((found[name].low, gate.min()), (found[name].high, gate.max()),
-                           (found[name].mean, gate.mean()), (found[name].std, gate.std()),
-                           (found[name].profile, profile),
-                           (found[name].profile_std, profile.std())):
+        for got, right in (
+            (found[name].low, gate.min()),
+            (found[name].high, gate.max()),
+            (found[name].mean, gate.mean()),
+            (found[name].std, gate.std()),
+            (found[name].profile, profile),
+            (found[name].profile_std, profile.std()),
+        ):
             np.testing.assert_allclose(got, right, atol=1e-4)
         gamma = np.abs(layer.bn.weight.numpy())
-        np.testing.assert_allclose(found[name].weights_high, len(gamma) * gamma.max() / gamma.sum(),
-                                   rtol=1e-5)
+        np.testing.assert_allclose(
+            found[name].weights_high, len(gamma) * gamma.max() / gamma.sum(), rtol=1e-5
+        )
 
 
 def test_fixed_gates_of_one_half_are_what_zero_gammas_give(nam_network, archive):
@@ -233,8 +268,11 @@ def test_fixed_gates_of_the_mean(nam_network, archive):
     images, seen = archive.test.images[:20], {}
     found = gates(nam_network, images)
     with fixed_gates(nam_network, found):
-        watched = [(name, layer) for name, layer in nam_network.named_sublayers()
-                   if type(layer).__name__ == "FixedGate"]
+        watched = [
+            (name, layer)
+            for name, layer in nam_network.named_sublayers()
+            if type(layer).__name__ == "FixedGate"
+        ]
         with watching(watched, lambda name, x, y: seen.update({name: (x, y)})):
             predict(nam_network, images)
     assert list(seen) == list(found)
@@ -255,8 +293,9 @@ def test_without_channels(nam_network, archive, order, of):
     before = predict(nam_network, images)
     with without_channels(nam_network, 0.5, order, of):
         watched = [(name, block.attention) for name, block in blocks(nam_network)]
-        with watching(watched, lambda name, x, y: zero.update(
-                {name: np.flatnonzero(~y.any((0, 2, 3)))})):
+        with watching(
+            watched, lambda name, x, y: zero.update({name: np.flatnonzero(~y.any((0, 2, 3)))})
+        ):
             predict(nam_network, images)
     for name, block in blocks(nam_network):
         bn = block.attention.channel.bn if of == "nam" else block.bn2
@@ -321,7 +360,8 @@ def test_what_cannot_be_fixed_or_removed(nam_network, archive):
 def test_weight_shares():
     for gamma in ([2.0, -1.0, 1.0, 0.0], [0.0, 0.0], [1e-30, 3e-30]):
         shares = weight_shares(np.array(gamma, "float32"))
-        np.testing.assert_allclose(shares, gamma_weights(paddle.to_tensor(gamma)).numpy(),
-                                   rtol=1e-6)
+        np.testing.assert_allclose(
+            shares, gamma_weights(paddle.to_tensor(gamma)).numpy(), rtol=1e-6
+        )
         assert shares.sum() == pytest.approx(1)
     assert weight_shares([0, 0, 0, 0]).tolist() == [0.25] * 4

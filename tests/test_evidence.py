@@ -1,4 +1,5 @@
 """The tables of the evidence against numbers computed another way."""
+
 import csv
 import dataclasses
 import datetime
@@ -19,8 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 def t_density(x, degrees):
     from math import gamma, pi, sqrt
 
-    return (gamma((degrees + 1) / 2) / (sqrt(degrees * pi) * gamma(degrees / 2))
-            * (1 + x * x / degrees) ** (-(degrees + 1) / 2))
+    return (
+        gamma((degrees + 1) / 2)
+        / (sqrt(degrees * pi) * gamma(degrees / 2))
+        * (1 + x * x / degrees) ** (-(degrees + 1) / 2)
+    )
 
 
 @pytest.mark.parametrize("pairs", [3, 6, 7, 10, 31])
@@ -41,28 +45,39 @@ def test_students_t_of_two_pairs():
 def test_a_difference_in_pairs_by_hand():
     # Differences 1, 2, 3: mean 2, standard deviation 1, standard error 1 / sqrt(3).
     pairs, mean, half_90, half_95 = evidence.difference(
-        {0: 11.0, 1: 22.0, 2: 33.0, 7: 0.0}, {2: 30.0, 0: 10.0, 1: 20.0})
+        {0: 11.0, 1: 22.0, 2: 33.0, 7: 0.0}, {2: 30.0, 0: 10.0, 1: 20.0}
+    )
     assert (pairs, mean) == (3, 2)
     assert half_90 == pytest.approx(2.919986 / 3**0.5)
     assert half_95 == pytest.approx(4.302653 / 3**0.5)
 
 
-@pytest.mark.parametrize("mean, half_90, half_95, says", [
-    (2.0, 0.5, 0.7, "an effect"), (-2.0, 0.5, 0.7, "an effect"),
-    (0.5, 0.3, 0.4, "an effect, smaller than the margin"),
-    (0.1, 0.5, 0.7, "no effect that matters"), (-0.6, 0.5, 0.7, "undecided"),
-    (0.0, 1.1, 1.4, "undecided")])
+@pytest.mark.parametrize(
+    "mean, half_90, half_95, says",
+    [
+        (2.0, 0.5, 0.7, "an effect"),
+        (-2.0, 0.5, 0.7, "an effect"),
+        (0.5, 0.3, 0.4, "an effect, smaller than the margin"),
+        (0.1, 0.5, 0.7, "no effect that matters"),
+        (-0.6, 0.5, 0.7, "undecided"),
+        (0.0, 1.1, 1.4, "undecided"),
+    ],
+)
 def test_the_rule(mean, half_90, half_95, says):
     assert evidence.verdict(mean, half_90, half_95) == says
 
 
 def test_a_table_is_put_between_its_markers(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- table: a b -->\nold\n<!-- end -->\nbetween\n"
-                    "<!-- table: c -->\nkept\n<!-- end -->\n")
+    page.write_text(
+        "before\n<!-- table: a b -->\nold\n<!-- end -->\nbetween\n"
+        "<!-- table: c -->\nkept\n<!-- end -->\n"
+    )
     evidence.insert(page, {"a b": r"| \1 |", "not there": "x"})
-    assert page.read_text() == ("before\n<!-- table: a b -->\n| \\1 |\n<!-- end -->\nbetween\n"
-                                "<!-- table: c -->\nkept\n<!-- end -->\n")
+    assert page.read_text() == (
+        "before\n<!-- table: a b -->\n| \\1 |\n<!-- end -->\nbetween\n"
+        "<!-- table: c -->\nkept\n<!-- end -->\n"
+    )
 
 
 def test_the_figures_of_the_pages_are_those_of_the_runs():
@@ -102,15 +117,21 @@ def test_every_run_of_the_tables_is_complete():
 
 # ----------------------------------------------------------------------------- where runs come from
 
+
 def a_run(trial, **about):
     """The files of a finished run of which `collect` makes its rows."""
     folder = attention.RUNS / trial.name
     folder.mkdir(parents=True)
     columns = ("loss top1 eval_cross_entropy eval_top1 eval_top5 learning_rate seconds").split()
-    attention.write_rows(folder / "log.csv", [
-        {"epoch": e + 1, **dict.fromkeys(columns, 1.5)} for e in range(trial.epochs)])
-    (folder / "run.json").write_text(json.dumps({
-        "recipe": {}, "versions": {}, "machine": "m", "started": "2026-11-30 10:00:00 +0000"}))
+    attention.write_rows(
+        folder / "log.csv",
+        [{"epoch": e + 1, **dict.fromkeys(columns, 1.5)} for e in range(trial.epochs)],
+    )
+    (folder / "run.json").write_text(
+        json.dumps(
+            {"recipe": {}, "versions": {}, "machine": "m", "started": "2026-11-30 10:00:00 +0000"}
+        )
+    )
     if about:
         (folder / "origin.json").write_text(json.dumps(about))
 
@@ -127,25 +148,36 @@ def test_collect_keeps_what_each_run_was_made_with(nothing_collected):
     elsewhere, old, new, bare = GROUPS["main"][:4]
     row = next(r for r in read_rows(RESULTS / "runs.csv") if r["run"] == elsewhere.name)
     row = {k: v for k, v in row.items() if k not in ("commit", "started")}  # as it was written
-    attention.write_rows(attention.RESULTS / "runs.csv", [
-        {**row, "data_md5": "its own"}, {**row, "data_md5": "old", "run": old.name}])
+    attention.write_rows(
+        attention.RESULTS / "runs.csv",
+        [{**row, "data_md5": "its own"}, {**row, "data_md5": "old", "run": old.name}],
+    )
     a_run(old)
     a_run(new, commit="c" * 40, started="2026-11-30T10:00:00+00:00", data_md5="at its start")
     a_run(bare)
     for _ in range(2):  # and a second time, from its own rows
         attention.collect()
-        found = {r["run"]: (r["data_md5"], r["commit"], r["started"])
-                 for r in read_rows(attention.RESULTS / "runs.csv")}
+        found = {
+            r["run"]: (r["data_md5"], r["commit"], r["started"])
+            for r in read_rows(attention.RESULTS / "runs.csv")
+        }
         assert found == {
-            elsewhere.name: ("its own", "", ""), old.name: ("old", "", ""),
+            elsewhere.name: ("its own", "", ""),
+            old.name: ("old", "", ""),
             new.name: ("at its start", "c" * 40, "2026-11-30T10:00:00+00:00"),
-            bare.name: ("today's", "", "")}
+            bare.name: ("today's", "", ""),
+        }
 
 
 def test_the_origin_of_a_run_is_written_once(nothing_collected, tmp_path, monkeypatch):
     def git(*command):
-        return subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t", *command],
-                              cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t", *command],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
 
     monkeypatch.setattr(attention, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match="the commit is unknown"):

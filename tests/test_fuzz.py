@@ -2,6 +2,7 @@
 
 NAM_EDU_FUZZ_EXAMPLES sets how many of each kind (default: 300).
 """
+
 import gzip
 import io
 import json
@@ -39,13 +40,13 @@ def mutated(data, rng):
         elif kind == 1:
             data[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
         elif kind == 2:
-            del data[at:at + length]
+            del data[at : at + length]
         elif kind == 3:
-            data[at:at] = data[at:at + length]
+            data[at:at] = data[at : at + length]
         elif kind == 4:
-            data[at:at + length] = rng.randbytes(length)
+            data[at : at + length] = rng.randbytes(length)
         elif kind == 5:
-            data[at:at + length] = rng.choice((b"\xff", b"9", b"\x00")) * length
+            data[at : at + length] = rng.choice((b"\xff", b"9", b"\x00")) * length
         else:
             del data[at:]
     return bytes(data)
@@ -57,8 +58,9 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("seeds")
     train, test = random_split(64, 0), random_split(8, 1)
     archive = Archive(train, test, train.fine_names, train.coarse_names)
-    small = Archive(train.take(slice(0, 2)), test.take(slice(0, 2)), train.fine_names,
-                    train.coarse_names)
+    small = Archive(
+        train.take(slice(0, 2)), test.take(slice(0, 2)), train.fine_names, train.coarse_names
+    )
     run = fit(TINY, archive, folder / "run", progress=False)
     network = paddle.nn.Linear(3, 2)
     save_weights(network, folder / "weights.npz")
@@ -66,15 +68,24 @@ def files(tmp_path_factory):
         pickle.dump({n: t.numpy() for n, t in network.state_dict().items()}, file, protocol=2)
     weights = (CheckpointError, lambda path: load_weights(network, path))
     return {
-        "archive": (write_archive(folder / "a.tar.gz", small).read_bytes(), ArchiveError,
-                    read_archive),
+        "archive": (
+            write_archive(folder / "a.tar.gz", small).read_bytes(),
+            ArchiveError,
+            read_archive,
+        ),
         "weights.npz": ((folder / "weights.npz").read_bytes(), *weights),
         "weights.pdparams": ((folder / "weights.pdparams").read_bytes(), *weights),
         "best.npz": ((run.folder / "best.npz").read_bytes(), CheckpointError, load_network),
-        "last.npz": ((run.folder / "last.npz").read_bytes(), TrainingError,
-                     lambda path: open_run(path.parent)),
-        "run.json": ((run.folder / "run.json").read_bytes(), TrainingError,
-                     lambda path: open_run(path.parent)),
+        "last.npz": (
+            (run.folder / "last.npz").read_bytes(),
+            TrainingError,
+            lambda path: open_run(path.parent),
+        ),
+        "run.json": (
+            (run.folder / "run.json").read_bytes(),
+            TrainingError,
+            lambda path: open_run(path.parent),
+        ),
         "run": run.folder,
     }
 
@@ -97,8 +108,9 @@ def deeper(name, data, rng):
     return out.getvalue()
 
 
-@pytest.mark.parametrize("name", ["archive", "weights.npz", "weights.pdparams", "best.npz",
-                                  "last.npz", "run.json"])
+@pytest.mark.parametrize(
+    "name", ["archive", "weights.npz", "weights.pdparams", "best.npz", "last.npz", "run.json"]
+)
 def test_mutated(name, files, tmp_path, capsys):
     data, error, read = files[name]
     folder = tmp_path / "run"
@@ -106,8 +118,11 @@ def test_mutated(name, files, tmp_path, capsys):
     for other in files["run"].iterdir():
         if other.is_file() and other.name not in ("previous.npz", "lock"):
             (folder / other.name).write_bytes(other.read_bytes())
-    path = folder / name if name in ("last.npz", "run.json") else tmp_path / name.replace(
-        "archive", "a.tar.gz")
+    path = (
+        folder / name
+        if name in ("last.npz", "run.json")
+        else tmp_path / name.replace("archive", "a.tar.gz")
+    )
     rng, refused, slowest = random.Random(name), 0, 0.0
     for i in range(EXAMPLES):
         changed = deeper(name, data, rng) if i % 2 else mutated(data, rng)
@@ -122,8 +137,10 @@ def test_mutated(name, files, tmp_path, capsys):
     capsys.readouterr()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     with capsys.disabled():
-        print(f"\n{name}: {EXAMPLES} mutated, {refused} refused, slowest {slowest:.2f} s, "
-              f"peak of the process {peak:.0f} MiB")
+        print(
+            f"\n{name}: {EXAMPLES} mutated, {refused} refused, slowest {slowest:.2f} s, "
+            f"peak of the process {peak:.0f} MiB"
+        )
     assert refused > EXAMPLES / 4 and slowest < 5 and peak < 4096
 
 
@@ -132,8 +149,20 @@ def test_a_recipe_from_json_with_wrong_types(tmp_path, files):
     about = json.loads((files["run"] / "run.json").read_text())
     (tmp_path / "last.npz").write_bytes((files["run"] / "last.npz").read_bytes())
     for field in about["recipe"]:
-        for value in (None, True, "x", [], {}, -1, 1e400, [1, 2, 3], ["a", "b", "c"], [[1]],
-                      10**30, np.nan):
+        for value in (
+            None,
+            True,
+            "x",
+            [],
+            {},
+            -1,
+            1e400,
+            [1, 2, 3],
+            ["a", "b", "c"],
+            [[1]],
+            10**30,
+            np.nan,
+        ):
             changed = {**about, "recipe": {**about["recipe"], field: value}}
             (tmp_path / "run.json").write_text(json.dumps(changed))
             try:

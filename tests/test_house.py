@@ -1,4 +1,5 @@
 """The map of the house in README.md is the real one: imports go up the page, never down."""
+
 import ast
 import re
 from pathlib import Path
@@ -7,8 +8,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "nam_edu"
-FILES = {path.relative_to(PACKAGE).with_suffix("").as_posix(): path
-         for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"}
+FILES = {
+    path.relative_to(PACKAGE).with_suffix("").as_posix(): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
+}
 
 
 def floors():
@@ -27,7 +31,7 @@ def imported(name, text):
     package = ["nam_edu", *name.split("/")[:-1]]
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.ImportFrom):
-            base = package[:len(package) - node.level + 1] if node.level else []
+            base = package[: len(package) - node.level + 1] if node.level else []
             parts = base + (node.module.split(".") if node.module else [])
             candidates = [parts] + [parts + [alias.name] for alias in node.names]
         elif isinstance(node, ast.Import):
@@ -52,9 +56,9 @@ def test_imports_go_up_the_page(name):
 
 def test_an_import_that_goes_down_is_seen():
     assert list(imported("machinery/files", "def f():\n    from ..training import fit")) == [
-        "training"]
-    assert list(imported("data", "from .machinery import safe_pickle")) == [
-        "machinery/safe_pickle"]
+        "training"
+    ]
+    assert list(imported("data", "from .machinery import safe_pickle")) == ["machinery/safe_pickle"]
     assert list(imported("data", "import nam_edu.resnet, os")) == ["resnet"]
 
 
@@ -62,14 +66,17 @@ def test_an_import_that_goes_down_is_seen():
 def test_every_file_says_what_it_holds(name):
     tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
-    names = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import)
-             for alias in node.names}
+    names = {
+        alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
     assert ("matplotlib" in names) == (name == "plots")
 
 
 def test_every_subpackage_is_in_the_wheel():
     text = (ROOT / "pyproject.toml").read_text()
     listed = re.search(r"(?m)^packages = \[(.*)\]", text).group(1)
-    found = {".".join(path.parent.relative_to(ROOT).parts) for path in
-             PACKAGE.rglob("__init__.py")}
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
     assert set(re.findall(r'"([^"]+)"', listed)) == found

@@ -2,6 +2,7 @@
 
 NAM_EDU_KILLS sets how many times (default: 4): NAM_EDU_KILLS=100 pytest tests/test_killed.py
 """
+
 import os
 import random
 import subprocess
@@ -38,14 +39,35 @@ def kill(process, folder, rng):
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
 def test_killed_again_and_again(tmp_path, capsys):
     train, test = random_split(320, 0), random_split(200, 1)
-    data = write_archive(tmp_path / "data.tar.gz",
-                         Archive(train, test, train.fine_names, train.coarse_names))
+    data = write_archive(
+        tmp_path / "data.tar.gz", Archive(train, test, train.fine_names, train.coarse_names)
+    )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NAM_EDU_CPU_TUNING": "0"}
 
     def command(out):
-        return [sys.executable, "-m", "nam_edu", "train", "--recipe", "ci", "--width", "4",
-                "--batch-size", "32", "--train-images", "256", "--validation", "64", "--epochs",
-                str(EPOCHS), "--data", str(data), "--out", str(out), "--resume"]
+        return [
+            sys.executable,
+            "-m",
+            "nam_edu",
+            "train",
+            "--recipe",
+            "ci",
+            "--width",
+            "4",
+            "--batch-size",
+            "32",
+            "--train-images",
+            "256",
+            "--validation",
+            "64",
+            "--epochs",
+            str(EPOCHS),
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+            "--resume",
+        ]
 
     subprocess.run(command(tmp_path / "whole"), env=environment, check=True, capture_output=True)
     whole = open_run(tmp_path / "whole")
@@ -54,8 +76,13 @@ def test_killed_again_and_again(tmp_path, capsys):
         folder = tmp_path / f"killed{runs}"
         epochs = 0
         while True:
-            process = subprocess.Popen(command(folder), env=environment, stdout=subprocess.PIPE,
-                                       stderr=subprocess.PIPE, text=True)
+            process = subprocess.Popen(
+                command(folder),
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
             if kills < KILLS and kill(process, folder, rng):
                 kills += 1
                 written += any(folder.glob(".new.npz.*"))

@@ -1,4 +1,5 @@
 """Which network the lessons take, and where they find this course's own measurements."""
+
 import csv
 from pathlib import Path
 
@@ -24,8 +25,10 @@ def test_with_cifar100_the_shipped_network_takes_the_place(nothing_trained, monk
     assert run.recipe.name == "shipped" and run.recipe.attention == "nam"
     assert "comes with the course" in capsys.readouterr().out
     pair = lessons.lesson_pair()
-    assert {name: run.recipe.attention for name, run in pair.items()} == {"nam": "nam",
-                                                                          "none": "none"}
+    assert {name: run.recipe.attention for name, run in pair.items()} == {
+        "nam": "nam",
+        "none": "none",
+    }
     assert nothing_trained == []
 
 
@@ -44,10 +47,15 @@ def test_results(name):
     assert {row["run"] for row in rows} <= {row["run"] for row in lessons.results("runs")}
 
 
-@pytest.mark.parametrize("below, runs", [("notebooks", "runs"),
-                                         ("notebooks/solutions", "../runs"),
-                                         ("notebooks/zh/solutions", "../../runs"),
-                                         ("elsewhere", "runs")])
+@pytest.mark.parametrize(
+    "below, runs",
+    [
+        ("notebooks", "runs"),
+        ("notebooks/solutions", "../runs"),
+        ("notebooks/zh/solutions", "../../runs"),
+        ("elsewhere", "runs"),
+    ],
+)
 def test_runs_lie_in_the_folder_of_the_notebooks(below, runs, tmp_path, monkeypatch):
     monkeypatch.setattr(backend, "AISTUDIO_WORK", tmp_path / "no such folder")
     monkeypatch.delenv("NAM_EDU_RUNS", raising=False)
@@ -66,8 +74,9 @@ def test_runs_lie_where_they_are_kept_or_wanted(tmp_path, monkeypatch):
     assert lessons.lesson_folder("a").parent == tmp_path / "mine"
 
 
-@pytest.mark.parametrize("read, name", [(lessons.golden, "square_channel"),
-                                        (lessons.results, "runs")])
+@pytest.mark.parametrize(
+    "read, name", [(lessons.golden, "square_channel"), (lessons.results, "runs")]
+)
 def test_an_installed_package_says_that_a_clone_is_needed(read, name, tmp_path, monkeypatch):
     assert len(read(name))
     monkeypatch.setattr(lessons, "__file__", str(tmp_path / "nam_edu" / "lessons.py"))

@@ -1,4 +1,5 @@
 """Long processes do not grow: NAM_EDU_MEMORY_STEPS sets how long (default: 400 steps)."""
+
 import gc
 import os
 import sys
@@ -31,11 +32,11 @@ def test_training_and_evaluation(tmp_path):
         def on_train_batch_end(self, step, logs=None):
             seen.append(resident() if len(seen) % 50 == 49 else None)
 
-    settings = recipe("ci", width=8, batch_size=32, train_images=0, validation=0,
-                      epochs=STEPS // 20)
+    settings = recipe(
+        "ci", width=8, batch_size=32, train_images=0, validation=0, epochs=STEPS // 20
+    )
     evaluate(build_network(settings), archive.test, batch_size=100)  # its threads keep memory
-    run = fit(settings, archive, tmp_path / "run", progress=False,
-              callbacks=[Watch()])
+    run = fit(settings, archive, tmp_path / "run", progress=False, callbacks=[Watch()])
     early = max(value for value in seen[:150] if value)
     evaluate(run.network, archive.test, batch_size=100)
     now = resident()
@@ -49,8 +50,13 @@ def test_the_same_cell_twenty_times(tmp_path):
     archive = Archive(train, test, train.fine_names, train.coarse_names)
     seen = []
     for _ in range(20):
-        run = fit(recipe("ci", width=8, batch_size=32, train_images=256, validation=64, epochs=1),
-                  archive, tmp_path / "run", progress=False, overwrite=True)
+        run = fit(
+            recipe("ci", width=8, batch_size=32, train_images=256, validation=64, epochs=1),
+            archive,
+            tmp_path / "run",
+            progress=False,
+            overwrite=True,
+        )
         for _ in range(3):  # enough batches for every thread to meet some
             evaluate(run.network, archive.test, batch_size=25)
         seen.append(resident())

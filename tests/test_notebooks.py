@@ -1,4 +1,5 @@
 """The committed notebooks: executed, clean, and whole."""
+
 import base64
 import re
 import struct
@@ -8,8 +9,11 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted(path for path in (ROOT / "notebooks").rglob("*.ipynb")
-                   if not {".ipynb_checkpoints", "runs"} & set(path.parts))
+NOTEBOOKS = sorted(
+    path
+    for path in (ROOT / "notebooks").rglob("*.ipynb")
+    if not {".ipynb_checkpoints", "runs"} & set(path.parts)
+)
 A_PATH = re.compile(r"(?<![\w.])/(home|root|tmp|usr|opt|Users)/|[A-Z]:\\")  # of somebody's machine
 LESSONS = [path for path in NOTEBOOKS if path.parent.name == "notebooks"]
 
@@ -23,8 +27,14 @@ def code_cells(path):
 
 
 def test_six_lessons_and_their_solutions():
-    names = ["01_theory.ipynb", "02_layer.ipynb", "03_network.ipynb", "04_training.ipynb",
-             "05_evaluation.ipynb", "06_gamma_visualisation.ipynb"]
+    names = [
+        "01_theory.ipynb",
+        "02_layer.ipynb",
+        "03_network.ipynb",
+        "04_training.ipynb",
+        "05_evaluation.ipynb",
+        "06_gamma_visualisation.ipynb",
+    ]
     assert [path.name for path in LESSONS] == names
     assert [p.name for p in NOTEBOOKS if p.parent.name == "solutions"] == names
 
@@ -39,7 +49,8 @@ class TestNotebook:
 
     def test_was_executed_from_top_to_bottom(self, path):
         assert [cell.execution_count for cell in code_cells(path)] == list(
-            range(1, 1 + len(code_cells(path))))
+            range(1, 1 + len(code_cells(path)))
+        )
 
     def test_outputs_are_clean(self, path):
         for cell in code_cells(path):
@@ -74,15 +85,26 @@ class TestNotebook:
 class TestLesson:
     def test_has_the_shape_of_a_lesson(self, path):
         text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
-        for part in ("At the end of this lesson you have", "**You will be able to**",
-                     "**You need**", "**Time**", "**Predict", "# Exercises", "# Summary",
-                     "# In practice: where the sources differ"):
+        for part in (
+            "At the end of this lesson you have",
+            "**You will be able to**",
+            "**You need**",
+            "**Time**",
+            "**Predict",
+            "# Exercises",
+            "# Summary",
+            "# In practice: where the sources differ",
+        ):
             assert part in text, part
         assert re.search(r"\*\*(Next|Where to go next)", text)
 
     def test_pictures_are_there_and_fit_a_page(self, path):
-        pictures = [output.data["image/png"] for cell in code_cells(path)
-                    for output in cell.outputs if "image/png" in output.get("data", {})]
+        pictures = [
+            output.data["image/png"]
+            for cell in code_cells(path)
+            for output in cell.outputs
+            if "image/png" in output.get("data", {})
+        ]
         assert len(pictures) >= 3
         for picture in pictures:
             width, height = struct.unpack(">II", base64.b64decode(picture)[16:24])
@@ -91,8 +113,9 @@ class TestLesson:
     def test_every_picture_is_followed_by_words(self, path):
         cells = read(path).cells
         for cell, after in zip(cells, cells[1:]):
-            if cell.cell_type == "code" and any("image/png" in output.get("data", {})
-                                                for output in cell.outputs):
+            if cell.cell_type == "code" and any(
+                "image/png" in output.get("data", {}) for output in cell.outputs
+            ):
                 assert after.cell_type == "markdown" or "plots." in after.source, cell.source
 
     def test_code_is_short(self, path):
@@ -104,5 +127,9 @@ class TestLesson:
 def test_the_guards_can_fail():
     """What they look for is found where it is."""
     assert A_PATH.search("saved to /home/ann/runs") and not A_PATH.search("runs/lesson4, 1/2")
-    assert NOTEBOOKS and any("image/png" in output.get("data", {}) for path in LESSONS
-                             for cell in code_cells(path) for output in cell.outputs)
+    assert NOTEBOOKS and any(
+        "image/png" in output.get("data", {})
+        for path in LESSONS
+        for cell in code_cells(path)
+        for output in cell.outputs
+    )

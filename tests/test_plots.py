@@ -1,4 +1,5 @@
 """The style of the pictures, and that it stays theirs."""
+
 import inspect
 import io
 import subprocess
@@ -19,11 +20,19 @@ def draw():
     axis.plot(rng.random((9, 3)), label=["a", "b", "_"])
     axis.set(title="by hand", ylim=(0, None))
     axis.legend()
-    return [figure,
-            plots.lines(range(12), {"a": rng.random(12), "b": 100 * rng.random(12)}, "epoch", "y",
-                        "title", hlines={"h": 50}),
-            plots.heatmap(100 * rng.random((4, 5)), "abcd", "vwxyz", "x", "y", colour_label="c"),
-            plots.seeds({"a": {0: 1.0, 1: 2.0}, "b": {0: 2.0, 1: 3.0}}, "y")]
+    return [
+        figure,
+        plots.lines(
+            range(12),
+            {"a": rng.random(12), "b": 100 * rng.random(12)},
+            "epoch",
+            "y",
+            "title",
+            hlines={"h": 50},
+        ),
+        plots.heatmap(100 * rng.random((4, 5)), "abcd", "vwxyz", "x", "y", colour_label="c"),
+        plots.seeds({"a": {0: 1.0, 1: 2.0}, "b": {0: 2.0, 1: 3.0}}, "y"),
+    ]
 
 
 def shown(figures):
@@ -37,10 +46,12 @@ def shown(figures):
 
 
 def test_nothing_is_set_for_others():
-    script = ("import matplotlib\nbefore = dict(matplotlib.rcParams)\nfrom nam_edu import plots\n"
-              "plots.scatter([1, 2], [1, 2], 'x', 'y')\n"
-              "before['backend'] = matplotlib.rcParams['backend']\n"
-              "assert dict(matplotlib.rcParams) == before")
+    script = (
+        "import matplotlib\nbefore = dict(matplotlib.rcParams)\nfrom nam_edu import plots\n"
+        "plots.scatter([1, 2], [1, 2], 'x', 'y')\n"
+        "before['backend'] = matplotlib.rcParams['backend']\n"
+        "assert dict(matplotlib.rcParams) == before"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
@@ -49,16 +60,24 @@ def test_pictures_are_those_of_a_style_that_is_set_for_all():
     with plt.rc_context(plots.STYLE):
         right = shown(draw())
     figures = draw()
-    with plt.rc_context({"figure.dpi": 50, "grid.color": "red", "font.size": 20,
-                         "xtick.color": "red"}):
+    with plt.rc_context(
+        {"figure.dpi": 50, "grid.color": "red", "font.size": 20, "xtick.color": "red"}
+    ):
         with plt.rc_context(matplotlib.rcParamsDefault):
             assert shown(figures) == right
 
 
-@pytest.mark.parametrize("name", [name for name, f in vars(plots).items()
-                                  if inspect.isfunction(f) and f.__module__ == plots.__name__
-                                  and not name.startswith("_")
-                                  and name not in ("styled", "gamma_explorer")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name, f in vars(plots).items()
+        if inspect.isfunction(f)
+        and f.__module__ == plots.__name__
+        and not name.startswith("_")
+        and name not in ("styled", "gamma_explorer")
+    ],
+)
 def test_every_public_function_draws_in_style(name):
     assert hasattr(getattr(plots, name), "__wrapped__")
 

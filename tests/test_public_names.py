@@ -1,4 +1,5 @@
 """Every public name is importable from where the course says it is; from a wheel, too."""
+
 import importlib
 
 import pytest
@@ -22,7 +23,8 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("module, name", [(m, n) for m, names in NAMES.items()
-                                          for n in names.split()])
+@pytest.mark.parametrize(
+    "module, name", [(m, n) for m, names in NAMES.items() for n in names.split()]
+)
 def test_is_importable(module, name):
     assert hasattr(importlib.import_module(module), name)

@@ -1,4 +1,5 @@
 """Counts, names, shapes and loading of the networks; paddle.vision's own is the oracle."""
+
 import numpy as np
 import paddle
 import paddle.vision
@@ -38,6 +39,7 @@ def test_outputs_are_those_of_paddle_vision(depth):
 
 def test_the_attention_stands_before_the_addition():
     """With a module that gives zero, a block is relu of its shortcut."""
+
     class Zero(paddle.nn.Layer):
         def forward(self, x):
             return 0 * x
@@ -70,7 +72,8 @@ def test_map_sizes_that_the_modules_are_built_for_are_those_they_see(stem, image
     def record(channels, size):
         layer = paddle.nn.Identity()
         layer.register_forward_post_hook(
-            lambda _, __, out: seen.append((size, tuple(out.shape[2:]), channels, out.shape[1])))
+            lambda _, __, out: seen.append((size, tuple(out.shape[2:]), channels, out.shape[1]))
+        )
         return layer
 
     network = resnet18(attention=record, stem=stem, width=2, image_size=image_size)
@@ -87,12 +90,15 @@ def test_width_classes_grey_images_and_stems():
     assert network.conv1.weight.shape == [6, 1, 3, 3]
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"attention": "nham"}, "none, half, quarter, nam"),
-    ({"stem": "vgg"}, "imagenet, cifar"),
-    ({"width": 0}, "width must be a whole number of at least 1"),
-    ({"num_classes": 2.5}, "num_classes"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"attention": "nham"}, "none, half, quarter, nam"),
+        ({"stem": "vgg"}, "imagenet, cifar"),
+        ({"width": 0}, "width must be a whole number of at least 1"),
+        ({"num_classes": 2.5}, "num_classes"),
+    ],
+)
 def test_wrong_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         resnet18(**options)
@@ -104,6 +110,7 @@ def test_wrong_depth():
 
 
 # ------------------------------------------------------------------------- ImageNet weights
+
 
 @pytest.fixture(scope="module")
 def imagenet_file(tmp_path_factory):
@@ -117,8 +124,12 @@ def imagenet_file(tmp_path_factory):
 def test_imagenet_weights_from_a_path(imagenet_file, capsys):
     network = resnet18(pretrained=imagenet_file)
     message = capsys.readouterr().out
-    for name in ("fc.weight", "fc.bias", "layer1.0.attention.channel.bn.weight",
-                 "layer4.1.attention.channel.bn._variance"):
+    for name in (
+        "fc.weight",
+        "fc.bias",
+        "layer1.0.attention.channel.bn.weight",
+        "layer4.1.attention.channel.bn._variance",
+    ):
         assert name in message
     assert "conv1" not in message
     theirs = paddle.load(str(imagenet_file))

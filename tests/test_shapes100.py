@@ -1,4 +1,5 @@
 """The generated data set: the same everywhere, evenly labelled, legible, and not too easy."""
+
 import hashlib
 import math
 
@@ -8,8 +9,16 @@ import pytest
 from nam_edu.machinery import shapes100
 from nam_edu.data import read_archive
 from nam_edu.machinery.errors import NamEduError
-from nam_edu.machinery.shapes100 import (SHAPES, TEXTURES, cache_folder, coarse_names, draw,
-                                         fine_names, load_shapes100, make_shapes100)
+from nam_edu.machinery.shapes100 import (
+    SHAPES,
+    TEXTURES,
+    cache_folder,
+    coarse_names,
+    draw,
+    fine_names,
+    load_shapes100,
+    make_shapes100,
+)
 
 # The bytes of draw(200), seed 0. A change of the drawing changes them: raise VERSION then, and put
 # the new value here. NumPy 1.26 and 2.4 gave the same.
@@ -17,8 +26,9 @@ SHA256 = "32835ad681b3cb97225426dc2584b4d1ed3208b80248cbc327e891c73c4a5b38"
 
 
 def digest(arrays):
-    return hashlib.sha256(b"".join(a.astype(a.dtype.newbyteorder("<")).tobytes()
-                                   for a in arrays)).hexdigest()
+    return hashlib.sha256(
+        b"".join(a.astype(a.dtype.newbyteorder("<")).tobytes() for a in arrays)
+    ).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +51,7 @@ def centred(fine):
 
 
 # ------------------------------------------------------------------------------ reproducibility
+
 
 def test_the_bytes_are_those_on_record():
     assert digest(draw(200, seed=0)) == SHA256
@@ -75,6 +86,7 @@ def test_no_image_is_in_both_splits(sample):
 
 
 # --------------------------------------------------------------------------------------- labels
+
 
 def test_shapes_and_types(sample):
     images, fine, coarse = sample
@@ -115,17 +127,22 @@ def test_the_order_is_shuffled(sample):
 
 # ------------------------------------------------------------------------------------- pictures
 
-@pytest.mark.parametrize("shape, area", [  # from school geometry, in units of the radius squared
-    ("circle", math.pi * 0.88**2),
-    ("ring", math.pi * (0.95**2 - 0.45**2)),
-    ("ellipse", math.pi * 0.5),
-    ("dome", math.pi / 2),
-    ("square", 1.56**2),
-    ("frame", 1.7**2 - 0.74**2),
-    ("triangle", 1.7),
-    ("cross", 4 * 0.6 * 0.95 - 0.6**2),
-    ("hourglass", 0.95 * (1.6 + 0.28)),
-    ("tee", 1.84 * 0.57 + 0.6 * 1.3)])
+
+@pytest.mark.parametrize(
+    "shape, area",
+    [  # from school geometry, in units of the radius squared
+        ("circle", math.pi * 0.88**2),
+        ("ring", math.pi * (0.95**2 - 0.45**2)),
+        ("ellipse", math.pi * 0.5),
+        ("dome", math.pi / 2),
+        ("square", 1.56**2),
+        ("frame", 1.7**2 - 0.74**2),
+        ("triangle", 1.7),
+        ("cross", 4 * 0.6 * 0.95 - 0.6**2),
+        ("hourglass", 0.95 * (1.6 + 0.28)),
+        ("tee", 1.84 * 0.57 + 0.6 * 1.3),
+    ],
+)
 def test_figures_have_their_area(shape, area):
     # 5 %: straight edges fall between the 3 x 3 points on which a pixel's share is counted.
     assert centred(5 * SHAPES.index(shape)).sum() == pytest.approx(area * 12**2, rel=0.05)
@@ -144,8 +161,10 @@ def test_no_silhouette_becomes_another_when_flipped_and_turned():
     def views(mirror, angle):
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
         x, y = at[None, :] * mirror, at[:, None]
-        column, row = (np.floor((v + 1.1) * (256 / 2.2)).clip(0, 255).astype(int)
-                       for v in (cos * x + sin * y, cos * y - sin * x))
+        column, row = (
+            np.floor((v + 1.1) * (256 / 2.2)).clip(0, 255).astype(int)
+            for v in (cos * x + sin * y, cos * y - sin * x)
+        )
         return table[:, row, column].reshape(20, -1).astype(np.float32)  # the edge cells are empty
 
     upright = views(1, 0)
@@ -208,6 +227,7 @@ def test_a_linear_classifier_does_not_learn_it():
 
 
 # ------------------------------------------------------------------------------------- archives
+
 
 def test_an_archive_holds_what_was_drawn(tmp_path):
     path = make_shapes100(tmp_path / "s.tar.gz", train=150, test=100, seed=4)
@@ -278,7 +298,8 @@ def test_the_cache_folder_is_named_by_the_environment(small, tmp_path, monkeypat
 
 
 def test_a_cache_that_cannot_be_written_to_gives_way_to_the_temporary_folder(
-        small, tmp_path, monkeypatch):
+    small, tmp_path, monkeypatch
+):
     (tmp_path / "file").write_text("")  # a folder cannot be made inside a file, even by root
     monkeypatch.setenv("NAM_EDU_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.setattr(shapes100.tempfile, "gettempdir", lambda: str(tmp_path))
@@ -288,15 +309,23 @@ def test_a_cache_that_cannot_be_written_to_gives_way_to_the_temporary_folder(
 
 # --------------------------------------------------------------------------------------- errors
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: draw(0), "n must be a whole number of at least 1, not 0"),
-    (lambda: draw(2.0), "n must be a whole number of at least 1, not 2.0"),
-    (lambda: draw(True), "n must be a whole number"),
-    (lambda: draw(1, -1), "seed must be a whole number of at least 0, not -1"),
-    (lambda: draw(1, split="val"), "unknown split 'val': choose one of train, test"),
-    (lambda: make_shapes100("x", train=0), "train must be a whole number of at least 1, not 0"),
-    (lambda: make_shapes100("x", test="2"), "test must be a whole number of at least 1, not '2'"),
-    (lambda: make_shapes100("x", seed=None), "seed must be a whole number of at least 0")])
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: draw(0), "n must be a whole number of at least 1, not 0"),
+        (lambda: draw(2.0), "n must be a whole number of at least 1, not 2.0"),
+        (lambda: draw(True), "n must be a whole number"),
+        (lambda: draw(1, -1), "seed must be a whole number of at least 0, not -1"),
+        (lambda: draw(1, split="val"), "unknown split 'val': choose one of train, test"),
+        (lambda: make_shapes100("x", train=0), "train must be a whole number of at least 1, not 0"),
+        (
+            lambda: make_shapes100("x", test="2"),
+            "test must be a whole number of at least 1, not '2'",
+        ),
+        (lambda: make_shapes100("x", seed=None), "seed must be a whole number of at least 0"),
+    ],
+)
 def test_errors_say_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call()

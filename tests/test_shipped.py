@@ -1,4 +1,5 @@
 """The weights that come with the package do what is said of them."""
+
 import json
 import re
 

@@ -1,4 +1,5 @@
 """Recipes, the learning rate, and runs: what they keep, what they refuse, how they go on."""
+
 import csv
 import dataclasses
 import json
@@ -21,14 +22,29 @@ from nam_edu.machinery.checks import checked
 from nam_edu.machinery.recorder import Recorder
 from nam_edu.recipes import recipe_of
 from nam_edu.resnet import resnet
-from nam_edu.training import (RECIPES, Batches, CrossEntropyWithPenalty, Recipe, Stopped,
-                              TrainingError, build_network, build_optimizer, fit, learning_rate,
-                              load_network, open_run, recipe, saved_recipe, train_step)
+from nam_edu.training import (
+    RECIPES,
+    Batches,
+    CrossEntropyWithPenalty,
+    Recipe,
+    Stopped,
+    TrainingError,
+    build_network,
+    build_optimizer,
+    fit,
+    learning_rate,
+    load_network,
+    open_run,
+    recipe,
+    saved_recipe,
+    train_step,
+)
 
 TINY = recipe("ci", width=4, epochs=2, batch_size=64, train_images=256, validation=64)
 
 
 # ----------------------------------------------------------------------------------- recipes
+
 
 def test_recipes_are_frozen_printable_and_changed_by_copy():
     quick = recipe("quick")
@@ -37,8 +53,10 @@ def test_recipes_are_frozen_printable_and_changed_by_copy():
     assert recipe("quick", epochs=3, attention="se").attention == "se"
     assert quick == RECIPES["quick"] and "learning_rate" in str(quick)
     # What JSON makes of a recipe is a recipe again.
-    assert Recipe(**json.loads(json.dumps(dataclasses.asdict(RECIPES["official"])))) \
+    assert (
+        Recipe(**json.loads(json.dumps(dataclasses.asdict(RECIPES["official"]))))
         == RECIPES["official"]
+    )
 
 
 def test_the_settings_of_the_original_tutorial():
@@ -46,7 +64,7 @@ def test_the_settings_of_the_original_tutorial():
     assert (r.depth, r.stem, r.attention, r.data) == (50, "imagenet", "nam", "cifar100")
     assert (r.epochs, r.batch_size, r.learning_rate, r.warmup_steps) == (300, 128, 0.001, 2000)
     assert (r.momentum, r.nesterov, r.weight_decay, r.schedule) == (0.9, False, 5e-4, "cosine")
-    assert (r.crop_padding, r.brightness, r.contrast, r.flip, r.rotation) == (4, .1, .1, True, 15)
+    assert (r.crop_padding, r.brightness, r.contrast, r.flip, r.rotation) == (4, 0.1, 0.1, True, 15)
     assert r.std == (0.1942, 0.1918, 0.1958) and r.validation == 0
 
 
@@ -60,51 +78,74 @@ def test_the_settings_of_the_authors_script():
     assert r.validation == 0
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"attention": "senet"}, "unknown attention 'senet': choose one of none, half, quarter, nam"),
-    ({"depth": 20}, "unknown depth 20: choose one of 18, 34"),
-    ({"stem": "vgg"}, "unknown stem 'vgg': choose one of imagenet, cifar"),
-    ({"schedule": "linear"}, "unknown schedule"),
-    ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
-    ({"learning_rate": float("nan")}, "learning_rate must be a number"),
-    ({"batch_size": 2.5}, "batch_size must be a whole number"),
-    ({"std": (0.2, 0.2, 0)}, "std must be three numbers"),
-    ({"speed": 3}, "no field 'speed'"),
-    ({"flip": "no"}, "flip must be True or False, not 'no'"),
-    ({"nesterov": 1}, "nesterov must be True or False, not 1"),
-    ({"amp": None}, "amp must be True or False"),
-    ({"gamma_decay": True}, "gamma_decay must be a number of at least 0, not True"),
-    ({"gamma_decay": -1}, "gamma_decay must be a number of at least 0"),
-    ({"last_gamma": "0"}, "last_gamma must be a number"),
-    ({"learning_rate": 10**400}, "learning_rate must be a number"),
-    ({"penalty": np.bool_(True)}, "penalty must be a number"),
-    ({"milestones": ("a",)}, "each of milestones must be a whole number of at least 0, not 'a'"),
-    ({"milestones": "12"}, "milestones must be a list of whole numbers, not '12'"),
-    ({"milestones": 3}, "milestones must be a list of whole numbers, not 3"),
-    ({"milestones": None}, "milestones must be a list"),
-    ({"mean": 0.5}, "mean must be three numbers, one per colour, not 0.5"),
-    ({"mean": ("0", "1", "2")}, "mean must be three numbers"),
-    ({"std": (0.2, True, 0.2)}, "std must be three numbers above 0"),
-    ({"std": {0.1, 0.2, 0.3}}, "std must be three numbers"),
-    ({"seed": True}, "seed must be a whole number of 0 to 4294967295, not True"),
-    ({"seed": 2**32}, "seed must be a whole number"),
-    ({"depth": 18.0}, "unknown depth 18.0"),
-    ({"depth": [18]}, r"unknown depth \[18\]"),
-    ({"stem": None}, "unknown stem None"),
-    ({"attention": ["nam"]}, r"unknown attention \['nam'\]"),
-    ({"data": None}, "data must be a text"),
-    ({"decay_gamma": 3}, "decay_gamma must be True or False, not 3"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"attention": "senet"},
+            "unknown attention 'senet': choose one of none, half, quarter, nam",
+        ),
+        ({"depth": 20}, "unknown depth 20: choose one of 18, 34"),
+        ({"stem": "vgg"}, "unknown stem 'vgg': choose one of imagenet, cifar"),
+        ({"schedule": "linear"}, "unknown schedule"),
+        ({"epochs": 0}, "epochs must be a whole number of at least 1, not 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number"),
+        ({"std": (0.2, 0.2, 0)}, "std must be three numbers"),
+        ({"speed": 3}, "no field 'speed'"),
+        ({"flip": "no"}, "flip must be True or False, not 'no'"),
+        ({"nesterov": 1}, "nesterov must be True or False, not 1"),
+        ({"amp": None}, "amp must be True or False"),
+        ({"gamma_decay": True}, "gamma_decay must be a number of at least 0, not True"),
+        ({"gamma_decay": -1}, "gamma_decay must be a number of at least 0"),
+        ({"last_gamma": "0"}, "last_gamma must be a number"),
+        ({"learning_rate": 10**400}, "learning_rate must be a number"),
+        ({"penalty": np.bool_(True)}, "penalty must be a number"),
+        (
+            {"milestones": ("a",)},
+            "each of milestones must be a whole number of at least 0, not 'a'",
+        ),
+        ({"milestones": "12"}, "milestones must be a list of whole numbers, not '12'"),
+        ({"milestones": 3}, "milestones must be a list of whole numbers, not 3"),
+        ({"milestones": None}, "milestones must be a list"),
+        ({"mean": 0.5}, "mean must be three numbers, one per colour, not 0.5"),
+        ({"mean": ("0", "1", "2")}, "mean must be three numbers"),
+        ({"std": (0.2, True, 0.2)}, "std must be three numbers above 0"),
+        ({"std": {0.1, 0.2, 0.3}}, "std must be three numbers"),
+        ({"seed": True}, "seed must be a whole number of 0 to 4294967295, not True"),
+        ({"seed": 2**32}, "seed must be a whole number"),
+        ({"depth": 18.0}, "unknown depth 18.0"),
+        ({"depth": [18]}, r"unknown depth \[18\]"),
+        ({"stem": None}, "unknown stem None"),
+        ({"attention": ["nam"]}, r"unknown attention \['nam'\]"),
+        ({"data": None}, "data must be a text"),
+        ({"decay_gamma": 3}, "decay_gamma must be True or False, not 3"),
+    ],
+)
 def test_wrong_recipes(changes, message):
     with pytest.raises(TrainingError, match=message):
         recipe("quick", **changes)
 
 
 def test_numbers_of_numpy_become_pythons():
-    changed = recipe("quick", epochs=np.int64(3), depth=np.int32(34), penalty=np.float32(0.5),
-                     flip=np.bool_(False), milestones=np.array([1, 2]), mean=np.full(3, 0.5))
-    assert changed == recipe("quick", epochs=3, depth=34, penalty=0.5, flip=False,
-                             milestones=(1, 2), mean=(0.5, 0.5, 0.5))
+    changed = recipe(
+        "quick",
+        epochs=np.int64(3),
+        depth=np.int32(34),
+        penalty=np.float32(0.5),
+        flip=np.bool_(False),
+        milestones=np.array([1, 2]),
+        mean=np.full(3, 0.5),
+    )
+    assert changed == recipe(
+        "quick",
+        epochs=3,
+        depth=34,
+        penalty=0.5,
+        flip=False,
+        milestones=(1, 2),
+        mean=(0.5, 0.5, 0.5),
+    )
     assert recipe_of(json.loads(json.dumps(dataclasses.asdict(changed)))) == changed
 
 
@@ -127,8 +168,13 @@ def test_recipes_of_version_0_1_0_can_be_read(run, small_archive, tmp_path, old,
     assert (opened.recipe.gamma_decay, opened.recipe.last_gamma) == (new, 1.0)
     assert saved_recipe(tmp_path / "old") == opened.recipe
     assert recipe("quick", decay_gamma=old) == recipe("quick", gamma_decay=new)
-    again = fit(dataclasses.replace(run.recipe, gamma_decay=new), small_archive, tmp_path / "old",
-                resume=True, progress=False)
+    again = fit(
+        dataclasses.replace(run.recipe, gamma_decay=new),
+        small_archive,
+        tmp_path / "old",
+        resume=True,
+        progress=False,
+    )
     assert again.log == run.log
     arrays = checkpoint.state_arrays(run.network)
     checkpoint.write_arrays(tmp_path / "w.npz", arrays, {"recipe": about["recipe"]})
@@ -142,11 +188,13 @@ def test_an_unknown_recipe():
 
 # ------------------------------------------------------------------------------ learning rate
 
+
 def paddles_rates(epochs, steps, warmup, rate, t_max):
     """The rates of the original tutorial: Paddle's own schedulers, stepped by batch during the
     warm-up and by epoch afterwards, as its callback does."""
     scheduler = paddle.optimizer.lr.LinearWarmup(
-        paddle.optimizer.lr.CosineAnnealingDecay(rate, t_max), warmup, 0.0, rate)
+        paddle.optimizer.lr.CosineAnnealingDecay(rate, t_max), warmup, 0.0, rate
+    )
     warm = True
     for _ in range(epochs):
         for _ in range(steps):
@@ -180,10 +228,12 @@ def test_the_rate_of_the_authors_script():
 
 # ------------------------------------------------------------------------- batches and loss
 
+
 def test_batches_depend_on_seed_epoch_and_step_alone(archive):
     def make(seed=0, epoch=0):
-        batches = Batches(archive.train, 128, ((0, 0, 0), (1, 1, 1)), Augmentation(4, flip=True),
-                          seed)
+        batches = Batches(
+            archive.train, 128, ((0, 0, 0), (1, 1, 1)), Augmentation(4, flip=True), seed
+        )
         batches.epoch = epoch
         return list(batches)
 
@@ -201,8 +251,9 @@ def test_batches_depend_on_seed_epoch_and_step_alone(archive):
 def test_the_loss_is_cross_entropy_plus_the_penalty():
     network = build_network(TINY)
     logits, labels = np.random.default_rng(0).normal(size=(6, 100)), np.arange(6)
-    terms = CrossEntropyWithPenalty(network, 0.01)(paddle.to_tensor(logits, "float32"),
-                                                   paddle.to_tensor(labels[:, None]))
+    terms = CrossEntropyWithPenalty(network, 0.01)(
+        paddle.to_tensor(logits, "float32"), paddle.to_tensor(labels[:, None])
+    )
     softmax = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert float(terms[0]) == pytest.approx(-np.log(softmax[np.arange(6), labels]).mean(), 1e-5)
     gammas = sum(layer.bn.weight.shape[0] for _, layer in nam_layers(network))
@@ -212,8 +263,9 @@ def test_the_loss_is_cross_entropy_plus_the_penalty():
 @pytest.mark.parametrize("gamma_decay", [1.0, 0.25, 3.0, 0.0])
 def test_weight_decay_by_hand(gamma_decay):
     """Two steps of Momentum with Nesterov, in float64 NumPy; gamma decays by its own factor."""
-    r = dataclasses.replace(TINY, weight_decay=0.1, gamma_decay=gamma_decay, learning_rate=0.5,
-                            schedule="constant")
+    r = dataclasses.replace(
+        TINY, weight_decay=0.1, gamma_decay=gamma_decay, learning_rate=0.5, schedule="constant"
+    )
     network = build_network(r)
     optimizer = build_optimizer(r, network, 4)
     gamma = dict(nam_layers(network))["layer1.0.attention.channel"].bn.weight
@@ -266,8 +318,11 @@ def test_building_a_network_leaves_the_random_numbers_alone():
 def test_opening_and_training_leave_the_random_numbers_alone(run, small_archive, tmp_path):
     paddle.seed(5)
     expected = paddle.randn([3]).numpy()
-    for use in (lambda: open_run(run.folder).network, lambda: open_run(run.folder).best,
-                lambda: fit(TINY, small_archive, tmp_path / "run", progress=False)):
+    for use in (
+        lambda: open_run(run.folder).network,
+        lambda: open_run(run.folder).best,
+        lambda: fit(TINY, small_archive, tmp_path / "run", progress=False),
+    ):
         paddle.seed(5)
         use()
         np.testing.assert_array_equal(paddle.randn([3]).numpy(), expected)
@@ -276,35 +331,58 @@ def test_opening_and_training_leave_the_random_numbers_alone(run, small_archive,
 @pytest.mark.parametrize("penalty", [0.0, 1e-2])
 def test_train_step_does_what_fit_does(small_archive, tmp_path, penalty):
     """One epoch of it, written out, against the first epoch of `fit`."""
-    r = dataclasses.replace(TINY, epochs=1, penalty=penalty, gamma_decay=0.5, warmup_steps=2,
-                            validation=0, train_images=0)
+    r = dataclasses.replace(
+        TINY,
+        epochs=1,
+        penalty=penalty,
+        gamma_decay=0.5,
+        warmup_steps=2,
+        validation=0,
+        train_images=0,
+    )
     run = fit(r, small_archive, tmp_path / "run", progress=False)
     r = run.recipe
     network = build_network(r)
-    batches = Batches(small_archive.train, r.batch_size, network.normalization,
-                      Augmentation(r.crop_padding, flip=r.flip), r.seed)
+    batches = Batches(
+        small_archive.train,
+        r.batch_size,
+        network.normalization,
+        Augmentation(r.crop_padding, flip=r.flip),
+        r.seed,
+    )
     optimizer = build_optimizer(r, network, len(batches))
     losses = []
     for images, labels in batches:
-        loss = train_step(network, optimizer, paddle.to_tensor(images), paddle.to_tensor(labels),
-                          penalty)
+        loss = train_step(
+            network, optimizer, paddle.to_tensor(images), paddle.to_tensor(labels), penalty
+        )
         optimizer._learning_rate.step()
         losses.append(float(loss))
     for name, value in weights(network).items():
-        np.testing.assert_allclose(value, weights(run.network)[name], rtol=1e-4, atol=1e-5,
-                                   err_msg=name)
+        np.testing.assert_allclose(
+            value, weights(run.network)[name], rtol=1e-4, atol=1e-5, err_msg=name
+        )
     assert np.mean(losses) == pytest.approx(run.log[0]["loss"], rel=1e-5)
 
 
 def test_the_loss_scaler_is_saved_and_restored(small_archive, tmp_path):
     """Mixed precision itself needs a GPU; its scaler's state can be set and read without one."""
+
     def scaler():
         made = paddle.amp.GradScaler(enable=False)
         made._enable = True
-        made.load_state_dict({
-            "scale": np.array([65536.0], "float32"), "incr_ratio": 2.0, "decr_ratio": 0.5,
-            "incr_every_n_steps": 2000, "decr_every_n_nan_or_inf": 1, "incr_count": 0,
-            "decr_count": 0, "use_dynamic_loss_scaling": True})
+        made.load_state_dict(
+            {
+                "scale": np.array([65536.0], "float32"),
+                "incr_ratio": 2.0,
+                "decr_ratio": 0.5,
+                "incr_every_n_steps": 2000,
+                "decr_every_n_nan_or_inf": 1,
+                "incr_count": 0,
+                "decr_count": 0,
+                "use_dynamic_loss_scaling": True,
+            }
+        )
         return made
 
     def recorder(scaler):
@@ -312,23 +390,25 @@ def test_the_loss_scaler_is_saved_and_restored(small_archive, tmp_path):
         optimizer = build_optimizer(TINY, network, 4)
         network(paddle.randn([2, 3, 32, 32])).sum().backward()
         optimizer.step()
-        return Recorder(TINY, tmp_path, network, optimizer, [None] * 4, "validation",
-                        scaler=scaler)
+        return Recorder(TINY, tmp_path, network, optimizer, [None] * 4, "validation", scaler=scaler)
 
     used = scaler()
-    used.load_state_dict({**used.state_dict(), "scale": np.array([2.0**13], "float32"),
-                          "incr_count": 1234})
+    used.load_state_dict(
+        {**used.state_dict(), "scale": np.array([2.0**13], "float32"), "incr_count": 1234}
+    )
     with paddle.utils.unique_name.guard():
         recorder(used).save()
     fresh = scaler()
     with paddle.utils.unique_name.guard():
         recorder(fresh).restore(*checkpoint.read_arrays(tmp_path / "last.npz"))
-    assert {k: np.ravel(v).tolist() for k, v in fresh.state_dict().items()} \
-        == {k: np.ravel(v).tolist() for k, v in used.state_dict().items()}
+    assert {k: np.ravel(v).tolist() for k, v in fresh.state_dict().items()} == {
+        k: np.ravel(v).tolist() for k, v in used.state_dict().items()
+    }
     assert fresh.state_dict()["incr_count"] == 1234 and fresh.state_dict()["scale"] == [2.0**13]
 
 
 # ------------------------------------------------------------------------------------- runs
+
 
 @pytest.fixture(scope="module")
 def small_archive(tmp_path_factory):
@@ -365,8 +445,15 @@ def assert_same_run(a, b):
 
 
 def test_what_a_run_leaves_behind(run, small_archive):
-    assert {"run.json", "log.csv", "gamma.npz", "last.npz", "previous.npz", "best.npz",
-            "visualdl"} <= set(os.listdir(run.folder))
+    assert {
+        "run.json",
+        "log.csv",
+        "gamma.npz",
+        "last.npz",
+        "previous.npz",
+        "best.npz",
+        "visualdl",
+    } <= set(os.listdir(run.folder))
     rows = list(csv.DictReader(open(run.folder / "log.csv")))
     assert [row["epoch"] for row in rows] == ["1", "2"] and len(run.log) == 2
     for row, saved in zip(rows, run.log):
@@ -396,15 +483,19 @@ def test_what_visualdl_is_given(run):
     (path,) = (run.folder / "visualdl").iterdir()
     reader = LogReader(file_path=str(path))
     tags = reader.get_tags()
-    expected = {f"train/{name}" for name in ("loss", "cross_entropy", "penalty", "top1", "top5",
-                                             "learning_rate")}
+    expected = {
+        f"train/{name}"
+        for name in ("loss", "cross_entropy", "penalty", "top1", "top5", "learning_rate")
+    }
     assert expected | {"validation/top1"} <= set(tags["scalar"])
     assert "gamma/layer1.0.attention.channel" in tags["histogram"]
     losses = reader.get_data("scalar", "train/loss")
     assert [record.id for record in losses] == list(range(8))  # 4 batches in each of 2 epochs
     assert losses[-1].value == pytest.approx(
         reader.get_data("scalar", "train/cross_entropy")[-1].value
-        + reader.get_data("scalar", "train/penalty")[-1].value, rel=1e-5)
+        + reader.get_data("scalar", "train/penalty")[-1].value,
+        rel=1e-5,
+    )
     rates = [record.value for record in reader.get_data("scalar", "train/learning_rate")]
     expected = [learning_rate(run.recipe, step, 4) for step in range(8)]
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
@@ -417,8 +508,12 @@ def test_what_visualdl_is_given(run):
 def test_the_same_seed_gives_the_same_run(run, small_archive, tmp_path):
     paddle.seed(99)  # whatever was drawn before does not matter
     build_network(TINY)
-    again = fit(dataclasses.replace(run.recipe, mean=None, std=None), small_archive,
-                tmp_path / "b", progress=False)
+    again = fit(
+        dataclasses.replace(run.recipe, mean=None, std=None),
+        small_archive,
+        tmp_path / "b",
+        progress=False,
+    )
     assert_same_run(run, again)
 
 
@@ -427,8 +522,9 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("stop_at", [1, 5, 7])
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(run, small_archive, tmp_path, monkeypatch,
-                                                     stop_at):
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+    run, small_archive, tmp_path, monkeypatch, stop_at
+):
     """Stopped in mid-epoch before the first state was saved, after it, and near the end."""
     from nam_edu import training
 
@@ -481,8 +577,9 @@ def test_another_run_is_not_destroyed(run, small_archive, tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("leftover", [".run.json.k2j_9xqa", ".last.npz.abcdefgh", "lock",
-                                      "visualdl"])
+@pytest.mark.parametrize(
+    "leftover", [".run.json.k2j_9xqa", ".last.npz.abcdefgh", "lock", "visualdl"]
+)
 def test_what_a_kill_left_before_the_run_was_there(small_archive, tmp_path, leftover):
     if leftover == "visualdl":  # `overwrite` had removed its files
         (tmp_path / leftover).mkdir()
@@ -503,8 +600,10 @@ def test_what_kills_left_in_a_run(small_archive, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == [".my-notes.txt"]
 
 
-@pytest.mark.parametrize("name", [".run.json", ".run.json.abcdefgh/x", ".run.json.bak",
-                                   "run.json.bak", ".notes.abcdefgh"])
+@pytest.mark.parametrize(
+    "name",
+    [".run.json", ".run.json.abcdefgh/x", ".run.json.bak", "run.json.bak", ".notes.abcdefgh"],
+)
 def test_files_of_others_are_no_leftovers(small_archive, tmp_path, name):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("years of work")
@@ -535,8 +634,13 @@ def test_overwriting_that_is_killed_can_be_done_again(small_archive, tmp_path, m
 
 def test_overwrite(small_archive, tmp_path):
     fit(dataclasses.replace(TINY, epochs=1), small_archive, tmp_path / "e", progress=False)
-    run = fit(dataclasses.replace(TINY, epochs=1, attention="none"), small_archive, tmp_path / "e",
-              overwrite=True, progress=False)
+    run = fit(
+        dataclasses.replace(TINY, epochs=1, attention="none"),
+        small_archive,
+        tmp_path / "e",
+        overwrite=True,
+        progress=False,
+    )
     assert run.recipe.attention == "none" and run.gamma_history == {}
     assert open_run(tmp_path / "e").recipe.attention == "none"
 
@@ -575,13 +679,34 @@ def test_killed_in_mid_epoch_and_resumed(small_archive, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NAM_EDU_CPU_TUNING": "0"}
 
     def command(out):
-        return [sys.executable, "-m", "nam_edu", "train", "--recipe", "ci", "--width", "4",
-                "--batch-size", "32", "--train-images", "256", "--validation", "64", "--epochs",
-                "8", "--data", str(data), "--out", str(tmp_path / out), "--resume"]
+        return [
+            sys.executable,
+            "-m",
+            "nam_edu",
+            "train",
+            "--recipe",
+            "ci",
+            "--width",
+            "4",
+            "--batch-size",
+            "32",
+            "--train-images",
+            "256",
+            "--validation",
+            "64",
+            "--epochs",
+            "8",
+            "--data",
+            str(data),
+            "--out",
+            str(tmp_path / out),
+            "--resume",
+        ]
 
     subprocess.run(command("whole"), env=environment, check=True, capture_output=True)
-    process = subprocess.Popen(command("killed"), env=environment, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command("killed"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     state = tmp_path / "killed" / "previous.npz"
     deadline = time.monotonic() + 120
     while not state.exists() and process.poll() is None and time.monotonic() < deadline:
@@ -590,24 +715,42 @@ def test_killed_in_mid_epoch_and_resumed(small_archive, tmp_path):
     process.send_signal(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
     process.communicate()
     assert process.returncode != 0, "it ended before it could be killed"
-    second = subprocess.run(command("killed"), env=environment, check=True, capture_output=True,
-                            text=True)
+    second = subprocess.run(
+        command("killed"), env=environment, check=True, capture_output=True, text=True
+    )
     assert "going on after epoch" in second.stdout
     assert_same_run(open_run(tmp_path / "whole"), open_run(tmp_path / "killed"))
 
 
 def test_weight_decay_of_gamma_has_a_factor(archive, tmp_path):
     """The mean of |gamma| follows (1 - rate * factor * decay)^steps; with 0 it stays near 1."""
-    base = dict(weight_decay=2.0, learning_rate=0.01, momentum=0.0, nesterov=False,
-                schedule="constant", epochs=2)
+    base = dict(
+        weight_decay=2.0,
+        learning_rate=0.01,
+        momentum=0.0,
+        nesterov=False,
+        schedule="constant",
+        epochs=2,
+    )
     means = {}
     for factor in (1, 0.5, 0):
-        run = fit(recipe("ci", width=4, batch_size=64, train_images=256, validation=64,
-                         gamma_decay=factor, **base), archive, tmp_path / str(factor),
-                  progress=False)
+        run = fit(
+            recipe(
+                "ci",
+                width=4,
+                batch_size=64,
+                train_images=256,
+                validation=64,
+                gamma_decay=factor,
+                **base,
+            ),
+            archive,
+            tmp_path / str(factor),
+            progress=False,
+        )
         means[factor] = np.mean([np.abs(rows[-1]).mean() for rows in run.gamma_history.values()])
     for factor, mean in means.items():  # 2 epochs of 4 steps
-        assert mean == pytest.approx((1 - 0.02 * factor)**8, abs=0.005)
+        assert mean == pytest.approx((1 - 0.02 * factor) ** 8, abs=0.005)
 
 
 def test_further_callbacks_see_the_network(archive, tmp_path):
@@ -624,6 +767,7 @@ def test_further_callbacks_see_the_network(archive, tmp_path):
 
 
 # -------------------------------------------------------------- asked to stop, locked, disk full
+
 
 class Raise(paddle.callbacks.Callback):
     """Sends this process a signal at a step, counted over the whole run."""
@@ -646,8 +790,12 @@ def test_asked_to_stop(small_archive, tmp_path, at, number):
     whole = fit(TINY, small_archive, tmp_path / "whole", progress=False)
     stopped = tmp_path / "stopped"
     if at < 8:
-        where = {1: "step 1 of 4 of epoch 1", 3: "step 3 of 4 of epoch 1", 4: "epoch 1 of 2",
-                 6: "step 2 of 4 of epoch 2"}[at]
+        where = {
+            1: "step 1 of 4 of epoch 1",
+            3: "step 3 of 4 of epoch 1",
+            4: "epoch 1 of 2",
+            6: "step 2 of 4 of epoch 2",
+        }[at]
         with pytest.raises(Stopped, match=f"stopped after {where}.*--resume") as raised:
             fit(TINY, small_archive, stopped, progress=False, callbacks=[Raise(at, number)])
         assert raised.value.signal == number
@@ -683,10 +831,33 @@ def test_a_second_ctrl_c_ends_at_once(small_archive, tmp_path):
 def test_sigterm_to_the_command_line(small_archive, tmp_path):
     data = write_archive(tmp_path / "data.tar.gz", small_archive)
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "nam_edu", "train", "--recipe", "ci", "--width", "4",
-         "--batch-size", "16", "--train-images", "256", "--validation", "64", "--epochs", "500",
-         "--data", str(data), "--out", str(tmp_path / "run")],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        [
+            sys.executable,
+            "-u",
+            "-m",
+            "nam_edu",
+            "train",
+            "--recipe",
+            "ci",
+            "--width",
+            "4",
+            "--batch-size",
+            "16",
+            "--train-images",
+            "256",
+            "--validation",
+            "64",
+            "--epochs",
+            "500",
+            "--data",
+            str(data),
+            "--out",
+            str(tmp_path / "run"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     while "epoch 1/500" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
@@ -729,18 +900,27 @@ def test_a_full_disk(small_archive, tmp_path, monkeypatch):
 
 def test_gammas_that_hardly_move_can_be_drawn(archive, tmp_path):
     """They differ in the last bits only, between which VisualDL finds no room for buckets."""
-    run = fit(recipe("ci", width=4, batch_size=64, train_images=256, validation=64,
-                     learning_rate=1e-6), archive, tmp_path / "run", progress=False)
+    run = fit(
+        recipe("ci", width=4, batch_size=64, train_images=256, validation=64, learning_rate=1e-6),
+        archive,
+        tmp_path / "run",
+        progress=False,
+    )
     last = np.concatenate([rows[-1] for rows in run.gamma_history.values()])
     assert 0 < np.ptp(last) < 1e-5
 
 
 # ------------------------------------------------------------------------ numbers that go wrong
 
+
 def test_a_last_batch_of_one_image(archive, tmp_path):
     """Its maps of one pixel have no variance; the run goes on with finite numbers."""
-    run = fit(recipe("ci", width=4, batch_size=64, train_images=65, validation=64, epochs=2),
-              archive, tmp_path / "run", progress=False)
+    run = fit(
+        recipe("ci", width=4, batch_size=64, train_images=65, validation=64, epochs=2),
+        archive,
+        tmp_path / "run",
+        progress=False,
+    )
     assert np.isfinite([row["loss"] for row in run.log]).all()
     assert all(np.isfinite(value.numpy()).all() for value in run.network.state_dict().values())
 
@@ -752,21 +932,27 @@ def test_images_of_one_colour(archive, tmp_path):
     with pytest.raises(TrainingError, match="all training images have the same .* --std"):
         fit(r, constant, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
-    run = fit(dataclasses.replace(r, std=(1.0, 1.0, 1.0)), constant, tmp_path / "run",
-              progress=False)
+    run = fit(
+        dataclasses.replace(r, std=(1.0, 1.0, 1.0)), constant, tmp_path / "run", progress=False
+    )
     assert np.isfinite(run.log[-1]["loss"])
 
 
 def test_a_class_that_is_missing(archive, tmp_path):
     rows = np.flatnonzero(archive.train.fine != 7)
     lacking = dataclasses.replace(archive, train=archive.train.take(rows))
-    run = fit(recipe("ci", width=4, batch_size=64, train_images=256, validation=32, epochs=1),
-              lacking, tmp_path / "run", progress=False)
+    run = fit(
+        recipe("ci", width=4, batch_size=64, train_images=256, validation=32, epochs=1),
+        lacking,
+        tmp_path / "run",
+        progress=False,
+    )
     assert run.network.fc.weight.shape[1] == 100 and np.isfinite(run.log[-1]["loss"])
 
 
 def test_weights_that_became_nan(archive, tmp_path):
     """A NaN that appears in the weights shows in the next loss, and the run stops there."""
+
     class Spoil(paddle.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 1:
@@ -779,8 +965,9 @@ def test_weights_that_became_nan(archive, tmp_path):
 
 
 def test_mixed_precision_on_a_cpu_says_so(archive, tmp_path, capsys):
-    run = fit(dataclasses.replace(TINY, amp=True, epochs=1), archive, tmp_path / "run",
-              progress=False)
+    run = fit(
+        dataclasses.replace(TINY, amp=True, epochs=1), archive, tmp_path / "run", progress=False
+    )
     if not paddle.device.get_device().startswith("gpu"):
         assert "mixed precision (amp) needs a GPU" in capsys.readouterr().err
     assert len(run.log) == 1
@@ -790,8 +977,10 @@ def test_a_folder_that_cannot_be_written_to(archive, tmp_path, monkeypatch):
     if os.name == "posix" and os.geteuid() != 0:
         tmp_path.chmod(0o500)
     else:  # root may write everywhere
+
         def refuse(*_, **__):
             raise PermissionError(13, "Permission denied")
+
         monkeypatch.setattr("pathlib.Path.mkdir", refuse)
     with pytest.raises(TrainingError, match="cannot write to .*run: Permission denied; choose"):
         fit(TINY, archive, tmp_path / "run", progress=False)

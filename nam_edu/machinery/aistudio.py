@@ -1,4 +1,5 @@
 """Holds what Baidu AI Studio needs: the course as one zip, and what its first page installs."""
+
 from __future__ import annotations
 
 import importlib
@@ -17,9 +18,19 @@ from .files import new_file
 
 LIMIT = 5 * 2**20  # bytes
 FIRST_PAGE = "notebooks/aistudio/main.ipynb"
-PATTERNS = ("nam_edu/*.py", "nam_edu/machinery/*.py", "nam_edu/weights/*/*", "notebooks/*.ipynb",
-            "notebooks/solutions/*.ipynb", "notebooks/images/*", "tests/golden/*", "results/*",
-            "README*.md", "LICENSE", "CITATION.cff")
+PATTERNS = (
+    "nam_edu/*.py",
+    "nam_edu/machinery/*.py",
+    "nam_edu/weights/*/*",
+    "notebooks/*.ipynb",
+    "notebooks/solutions/*.ipynb",
+    "notebooks/images/*",
+    "tests/golden/*",
+    "results/*",
+    "README*.md",
+    "LICENSE",
+    "CITATION.cff",
+)
 
 
 class BundleError(NamEduError):
@@ -31,8 +42,9 @@ def _git(root, *arguments):
     # Inside a git hook these variables name the repository of the hook.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
     try:
-        return subprocess.run(["git", "-C", str(root), *arguments], env=environment, check=True,
-                              capture_output=True).stdout
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], env=environment, check=True, capture_output=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -66,9 +78,12 @@ def course_files(root):
         origin = f"the files as committed ({head}); uncommitted changes are left out"
     else:
         origin = "the files as they are on disk, edits included (no git clone, or no git)"
-        files = {path.relative_to(root).as_posix(): path.read_bytes()
-                 for pattern in (FIRST_PAGE, *PATTERNS) for path in root.glob(pattern)
-                 if path.is_file()}
+        files = {
+            path.relative_to(root).as_posix(): path.read_bytes()
+            for pattern in (FIRST_PAGE, *PATTERNS)
+            for path in root.glob(pattern)
+            if path.is_file()
+        }
     chosen = {"main.ipynb": files[FIRST_PAGE]}
     for pattern in PATTERNS:
         chosen.update({name: files[name] for name in sorted(files) if _belongs(name, pattern)})
@@ -86,8 +101,10 @@ def write_bundle(target="nam-edu-aistudio.zip", root=None):
     """
     root = Path(root or Path(__file__).resolve().parent.parent.parent)
     if not (root / FIRST_PAGE).is_file():
-        raise BundleError(f"there is no {FIRST_PAGE} in {root}: the bundle is made from a clone of "
-                          "the repository, not from an installed package")
+        raise BundleError(
+            f"there is no {FIRST_PAGE} in {root}: the bundle is made from a clone of "
+            "the repository, not from an installed package"
+        )
     target = Path(target)
     if target.is_dir():
         raise BundleError(f"{target} is a folder: give the name of a file with --out")
@@ -100,19 +117,24 @@ def write_bundle(target="nam-edu-aistudio.zip", root=None):
             bundle.writestr(info, content)
     size = len(packed.getvalue())
     if size > LIMIT:
-        raise BundleError(f"the bundle would have {size / 2**20:.1f} MB, more than "
-                          f"{LIMIT >> 20}: refresh the notebooks with smaller pictures")
+        raise BundleError(
+            f"the bundle would have {size / 2**20:.1f} MB, more than "
+            f"{LIMIT >> 20}: refresh the notebooks with smaller pictures"
+        )
     try:
         with new_file(target) as file:
             file.write(packed.getvalue())
     except OSError as error:  # it names the temporary file
-        raise BundleError(f"{target} cannot be written ({error.strerror or error}): name a file in "
-                          "a folder of your own with --out") from error
+        raise BundleError(
+            f"{target} cannot be written ({error.strerror or error}): name a file in "
+            "a folder of your own with --out"
+        ) from error
     print(f"In the zip: {origin}.")
     return target
 
 
 # ------------------------------------------------------------------------------- its first page
+
 
 def install_missing(names=doctor.FIRST_CELL, folder=None):
     """Install those of these packages that Python does not find; return what pip was asked for.
@@ -143,8 +165,10 @@ def install_missing(names=doctor.FIRST_CELL, folder=None):
         # First ask what this Python and the folder lack, then fetch just that.
         paths = [str(folder), os.environ.get("PYTHONPATH", "")]
         plan = subprocess.run(
-            [*pip, "--dry-run", "--report", "-", *wanted], stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))})
+            [*pip, "--dry-run", "--report", "-", *wanted],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        )
         if plan.returncode == 0:
             parts = [item["metadata"] for item in json.loads(plan.stdout)["install"]]
             # No part: what pip takes for installed, though its module is gone.

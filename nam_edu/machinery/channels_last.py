@@ -9,6 +9,7 @@ own. Every other layer, such as an attention that somebody wrote, is called as i
 `NAM_EDU_CONVOLUTION=paddle` switches all of this off. Gradients are Paddle's own up to rounding;
 for what they cannot do see `first_order`.
 """
+
 from __future__ import annotations
 
 import paddle
@@ -40,8 +41,14 @@ def through(layers, x):
 
 
 def _possible(x):
-    return (paddle.in_dynamic_mode() and not switched_off() and x.place.is_cpu_place()
-            and x.dtype == paddle.float32 and x.ndim == 4 and x.shape[0] >= FEWEST_IMAGES)
+    return (
+        paddle.in_dynamic_mode()
+        and not switched_off()
+        and x.place.is_cpu_place()
+        and x.dtype == paddle.float32
+        and x.ndim == 4
+        and x.shape[0] >= FEWEST_IMAGES
+    )
 
 
 def _pays_off(layer, x):
@@ -51,8 +58,11 @@ def _pays_off(layer, x):
         return True
     channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
     if channels <= FEW_CHANNELS:  # a stem with a stride leaves small maps
-        return (isinstance(layer, nn.Conv2D) and tuple(layer._stride) != (1, 1)
-                and pixels <= LARGEST_IMAGE // 4)
+        return (
+            isinstance(layer, nn.Conv2D)
+            and tuple(layer._stride) != (1, 1)
+            and pixels <= LARGEST_IMAGE // 4
+        )
     return pixels <= LARGEST_MAP
 
 
@@ -72,18 +82,25 @@ KNOWN = {}  # exact type -> (f(layer, x, last) -> x in the same layout, the type
 
 def knows(*types):
     """Decorates the function that computes a layer of exactly these types."""
+
     def register(function):
         KNOWN.update({kind: (function, kind.forward) for kind in types})
         return function
+
     return register
 
 
 def is_plain(layer, kind=None):
     """Whether a layer is of a known type (of exactly this one), with nothing of somebody's own."""
     known = KNOWN.get(type(layer))
-    return (known is not None and kind in (None, type(layer))
-            and type(layer).forward is known[1] and "forward" not in layer.__dict__
-            and not layer._forward_pre_hooks and not layer._forward_post_hooks)
+    return (
+        known is not None
+        and kind in (None, type(layer))
+        and type(layer).forward is known[1]
+        and "forward" not in layer.__dict__
+        and not layer._forward_pre_hooks
+        and not layer._forward_post_hooks
+    )
 
 
 def _in_turn(layers, x, last):
@@ -118,8 +135,12 @@ def _first(layers, x, last):
 
 def _folds(layer):
     """Whether a layer is a batch norm that can be made a part of the convolution before it."""
-    return (is_plain(layer, nn.BatchNorm2D) and not layer.training and not
-            paddle.is_grad_enabled() and layer._data_format == "NCHW")
+    return (
+        is_plain(layer, nn.BatchNorm2D)
+        and not layer.training
+        and not paddle.is_grad_enabled()
+        and layer._data_format == "NCHW"
+    )
 
 
 def _affine(bn):
@@ -146,6 +167,7 @@ def _format(last):
 
 
 # -------------------------------------------------------------------------- the known layers
+
 
 @knows(nn.Sequential)
 def _sequential(layer, x, last):
@@ -181,8 +203,13 @@ def _conv2d(layer, x, last, followed_by=None):
     the result where these cannot be taken together."""
     padding = layer._updated_padding
     padding = (padding, padding) if isinstance(padding, int) else padding
-    if (not last or layer._padding_mode != "zeros" or layer._data_format != "NCHW"
-            or layer._padding_algorithm != "EXPLICIT" or len(padding) != 2):
+    if (
+        not last
+        or layer._padding_mode != "zeros"
+        or layer._data_format != "NCHW"
+        or layer._padding_algorithm != "EXPLICIT"
+        or len(padding) != 2
+    ):
         return _as_it_is(layer, x, last) if followed_by is None else None
     how = (tuple(layer._stride), tuple(padding), tuple(layer._dilation), layer._groups)
     if followed_by is not None:
@@ -197,18 +224,30 @@ def _batch_norm(layer, x, last, relu=False):
     elif layer.weight is not None and layer.bias is not None and not layer._use_global_stats:
         return _normalised(layer, x, layer.weight, layer.bias, relu)
     else:
-        y = F.batch_norm(x, layer._mean, layer._variance, layer.weight, layer.bias, layer.training,
-                         layer._momentum, layer._epsilon, "NHWC", layer._use_global_stats)
+        y = F.batch_norm(
+            x,
+            layer._mean,
+            layer._variance,
+            layer.weight,
+            layer.bias,
+            layer.training,
+            layer._momentum,
+            layer._epsilon,
+            "NHWC",
+            layer._use_global_stats,
+        )
     return F.relu(y) if relu else y
 
 
 def _normalised(bn, x, scale, shift, relu=False):
     """A batch norm with this scale and shift, and relu of it if wanted, channels last."""
     if bn.training and onednn.fast_channels(x.shape[3]) and onednn.available():
-        return onednn.batch_norm(x, bn._mean, bn._variance, scale, shift, bn._momentum,
-                                 bn._epsilon, relu)
-    y = F.batch_norm(x, bn._mean, bn._variance, scale, shift, bn.training, bn._momentum,
-                     bn._epsilon, "NHWC")
+        return onednn.batch_norm(
+            x, bn._mean, bn._variance, scale, shift, bn._momentum, bn._epsilon, relu
+        )
+    y = F.batch_norm(
+        x, bn._mean, bn._variance, scale, shift, bn.training, bn._momentum, bn._epsilon, "NHWC"
+    )
     return F.relu(y) if relu else y
 
 
@@ -217,15 +256,27 @@ def _max_pool(layer, x, last):
     """The same numbers, but the gradient does not search for the maximum again: Paddle's
     three-dimensional pooling notes where it was, and windows of depth 1 along the channels make it
     two-dimensional."""
-    if (not last or layer.data_format != "NCHW" or layer.ceil_mode or layer.return_mask
-            or not isinstance(layer.padding, int)):
+    if (
+        not last
+        or layer.data_format != "NCHW"
+        or layer.ceil_mode
+        or layer.return_mask
+        or not isinstance(layer.padding, int)
+    ):
         return _as_it_is(layer, x, last)
-    kernel, stride = ((v, v) if isinstance(v, int) else tuple(v)
-                      for v in (layer.ksize, layer.stride or layer.ksize))
+    kernel, stride = (
+        (v, v) if isinstance(v, int) else tuple(v)
+        for v in (layer.ksize, layer.stride or layer.ksize)
+    )
     if x.stop_gradient or not paddle.is_grad_enabled():
         return F.max_pool2d(x, kernel, stride, layer.padding, data_format="NHWC")
-    y, _ = F.max_pool3d(x.unsqueeze(1), (*kernel, 1), (*stride, 1),
-                        (layer.padding, layer.padding, 0), return_mask=True)
+    y, _ = F.max_pool3d(
+        x.unsqueeze(1),
+        (*kernel, 1),
+        (*stride, 1),
+        (layer.padding, layer.padding, 0),
+        return_mask=True,
+    )
     return y.squeeze(1)
 
 
@@ -238,6 +289,7 @@ def _average_pool(layer, x, last):
 
 # ------------------------------------------------------------------------------ NAM's gates
 
+
 @knows(FoldedBatchNorm)
 def _folded_batch_norm(bn, x, last):
     return _logits(bn, x, last) if bn._data_format == "NCHW" else _as_it_is(bn, x, last)
@@ -248,8 +300,9 @@ def _logits(bn, x, last):
     scale, shift = bn.folded()
     if last:
         return _normalised(bn, x, scale, shift)
-    return F.batch_norm(x, bn._mean, bn._variance, scale, shift, bn.training, bn._momentum,
-                        bn._epsilon)
+    return F.batch_norm(
+        x, bn._mean, bn._variance, scale, shift, bn.training, bn._momentum, bn._epsilon
+    )
 
 
 @knows(ChannelNAM)
@@ -308,6 +361,7 @@ class _Gated(Operation):
 
 # -------------------------------------------------------------------------- residual blocks
 
+
 def residual_block(*branch):
     """Decorates a class of blocks: relu(attention(branch(x)) + shortcut(x)).
 
@@ -315,6 +369,7 @@ def residual_block(*branch):
     The attributes `attention` and `downsample` hold the rest; None as `downsample` stands for x
     itself. The class keeps the `forward` that it has.
     """
+
     def compute(block, x, last):
         out = shortcut = x
         layers = [RELU if name == "relu" else getattr(block, name) for name in branch]
@@ -336,9 +391,13 @@ RELU = nn.ReLU()
 def _attended(attention, x, shortcut, last):
     """relu(attention(x) + shortcut), in one pass where that is known."""
     together = last and onednn.available() and x.shape == shortcut.shape
-    if (together and is_plain(attention, NAM) and attention.spatial is None
-            and is_plain(attention.channel, ChannelNAM)
-            and is_plain(attention.channel.bn, FoldedBatchNorm)):
+    if (
+        together
+        and is_plain(attention, NAM)
+        and attention.spatial is None
+        and is_plain(attention.channel, ChannelNAM)
+        and is_plain(attention.channel.bn, FoldedBatchNorm)
+    ):
         return onednn.gate_add_relu(x, _logits(attention.channel.bn, x, last), shortcut)
     x = _computed(attention, x, last)
     if together and x.shape == shortcut.shape:

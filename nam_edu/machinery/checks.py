@@ -4,6 +4,7 @@ A setting is declared once, as a field of a dataclass: `setting` keeps its kind,
 range in the field's metadata. `checked` reads a value by them, `option` makes an option of the
 command line from them.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -20,8 +21,12 @@ from .errors import ArgumentError, TrainingError
 def whole_number(name, value, low=1, high=None, error=ArgumentError):
     """`value` as an int, if it is a whole number from low to high; Python's and NumPy's integers
     are, True and 3.0 are not. Raises `error`, which names the argument."""
-    if (isinstance(value, bool) or not isinstance(value, Integral) or value < low
-            or (high is not None and value > high)):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, Integral)
+        or value < low
+        or (high is not None and value > high)
+    ):
         limits = f"at least {low}" if high is None else f"{low} to {high}"
         raise error(f"{name} must be a whole number of {limits}, not {value!r}")
     return int(value)
@@ -30,13 +35,17 @@ def whole_number(name, value, low=1, high=None, error=ArgumentError):
 def _is_number(value):
     """Whether a value is a finite number: True and "3" are none."""
     try:
-        return (isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
-                and math.isfinite(value))
+        return (
+            isinstance(value, Real)
+            and not isinstance(value, (bool, np.bool_))
+            and math.isfinite(value)
+        )
     except OverflowError:  # an int beyond every float
         return False
 
 
 # ---------------------------------------------------------------------------------- settings
+
 
 def setting(kind, default=dataclasses.MISSING, help="", **limits):
     """A field of a dataclass. Kinds and their limits:
@@ -96,15 +105,25 @@ def _colours(name, value, limits):
     if value is None:
         return None
     above = limits.get("above", -math.inf)
-    if (not isinstance(value, (tuple, list, np.ndarray)) or len(value) != 3
-            or not all(_is_number(v) and v > above for v in value)):
+    if (
+        not isinstance(value, (tuple, list, np.ndarray))
+        or len(value) != 3
+        or not all(_is_number(v) and v > above for v in value)
+    ):
         limit = "" if above == -math.inf else f" above {above}"
         raise TrainingError(f"{name} must be three numbers{limit}, one per colour, not {value!r}")
     return tuple(float(v) for v in value)
 
 
-_CHECKS = {"whole": _whole, "number": _number, "switch": _switch, "text": _text,
-           "choice": _choice, "epochs": _epochs, "colours": _colours}
+_CHECKS = {
+    "whole": _whole,
+    "number": _number,
+    "switch": _switch,
+    "text": _text,
+    "choice": _choice,
+    "epochs": _epochs,
+    "colours": _colours,
+}
 
 
 # --------------------------------------------------------------------------------- options
@@ -126,5 +145,7 @@ def option(field):
         *most, last = choices = list(field.metadata["choices"])
         text += f": {', '.join(map(str, most))} or {last}"
         kind = {str: "text", int: "whole"}[type(choices[0])]
-    return (f"--{field.name.replace('_', '-')}",
-            {**_OPTIONS[kind], "default": None, "help": text.replace("%", "%%")})
+    return (
+        f"--{field.name.replace('_', '-')}",
+        {**_OPTIONS[kind], "default": None, "help": text.replace("%", "%%")},
+    )

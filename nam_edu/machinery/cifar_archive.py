@@ -1,5 +1,6 @@
 """Lesson 4: CIFAR-100 archives, and any archive in their format, read, checked and written as
 arrays."""
+
 from __future__ import annotations
 
 import gzip
@@ -44,8 +45,11 @@ class Split:
     superclass_of: np.ndarray | None = None
 
     def __post_init__(self):
-        table = (np.full(100, -1, np.int64) if self.superclass_of is None
-                 else np.array(self.superclass_of, np.int64))
+        table = (
+            np.full(100, -1, np.int64)
+            if self.superclass_of is None
+            else np.array(self.superclass_of, np.int64)
+        )
         unknown = table[self.fine] < 0
         table[self.fine[unknown]] = self.coarse[unknown]
         _refuse_two_superclasses(table[self.fine] != self.coarse, self.fine, self.fine_names)
@@ -56,8 +60,9 @@ class Split:
 
     def take(self, rows):
         """The split that holds only these rows (an index array or a slice)."""
-        return replace(self, images=self.images[rows], fine=self.fine[rows],
-                       coarse=self.coarse[rows])
+        return replace(
+            self, images=self.images[rows], fine=self.fine[rows], coarse=self.coarse[rows]
+        )
 
 
 @dataclass(frozen=True)
@@ -86,19 +91,23 @@ def superclasses(*splits):
     table = np.full(100, -1, np.int64)
     for split in splits:
         own, known = split.superclass_of, split.superclass_of >= 0
-        _refuse_two_superclasses(known & (table >= 0) & (table != own), np.arange(100),
-                                 split.fine_names)
+        _refuse_two_superclasses(
+            known & (table >= 0) & (table != own), np.arange(100), split.fine_names
+        )
         table[known] = own[known]
     return table
 
 
 def _refuse_two_superclasses(wrong, fine, names):
     if wrong.any():
-        raise ArchiveError(f"the class {names[fine[wrong.argmax()]]!r} belongs to two different "
-                           "superclasses: each class must have one")
+        raise ArchiveError(
+            f"the class {names[fine[wrong.argmax()]]!r} belongs to two different "
+            "superclasses: each class must have one"
+        )
 
 
 # ------------------------------------------------------------------------------------- read
+
 
 class _Bounded(io.RawIOBase):
     """A stream that refuses to give more than `limit` bytes: a gzip bomb must not fill the disk
@@ -115,7 +124,7 @@ class _Bounded(io.RawIOBase):
         self.left -= len(data)
         if self.left < 0:
             raise ArchiveError(f"it unpacks to more than {MAX_UNPACKED >> 20} MiB")
-        buffer[:len(data)] = data
+        buffer[: len(data)] = data
         return len(data)
 
 
@@ -188,8 +197,10 @@ def _labels(content, name, key, classes):
         raise ArchiveError(f"{name!r}: {key!r} is not a list of whole numbers")
     for row, value in enumerate(values):
         if not 0 <= value < classes:
-            raise ArchiveError(f"{name!r}: {key!r} holds {value} at image {row}; labels run from 0 "
-                               f"to {classes - 1}")
+            raise ArchiveError(
+                f"{name!r}: {key!r} holds {value} at image {row}; labels run from 0 "
+                f"to {classes - 1}"
+            )
     return np.array(values, np.int64)
 
 
@@ -208,10 +219,14 @@ def _superclass_table(meta):
     if "superclass_of" not in meta:
         return None
     table = meta["superclass_of"]
-    if (not isinstance(table, (list, tuple)) or len(table) != 100
-            or not all(type(v) is int and -1 <= v < 20 for v in table)):
-        raise ArchiveError("'meta': 'superclass_of' is not a list of 100 whole numbers from -1 to "
-                           "19")
+    if (
+        not isinstance(table, (list, tuple))
+        or len(table) != 100
+        or not all(type(v) is int and -1 <= v < 20 for v in table)
+    ):
+        raise ArchiveError(
+            "'meta': 'superclass_of' is not a list of 100 whole numbers from -1 to 19"
+        )
     return np.array(table, np.int64)
 
 
@@ -227,16 +242,24 @@ def _build_archive(members):
         if missing:
             raise ArchiveError(f"{name!r} has no {', '.join(missing)}")
         data = content["data"]
-        if (not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2
-                or data.shape[1] != 3 * SIZE * SIZE):
-            found = (f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray)
-                     else type(data).__name__)
+        if (
+            not isinstance(data, np.ndarray)
+            or data.dtype != np.uint8
+            or data.ndim != 2
+            or data.shape[1] != 3 * SIZE * SIZE
+        ):
+            found = (
+                f"{data.dtype} {data.shape}"
+                if isinstance(data, np.ndarray)
+                else type(data).__name__
+            )
             raise ArchiveError(f"{name!r}: 'data' should be uint8 of shape (N, 3072), not {found}")
         fine = _labels(content, name, "fine_labels", 100)
         coarse = _labels(content, name, "coarse_labels", 20)
         if not len(data) == len(fine) == len(coarse):
-            raise ArchiveError(f"{name!r}: {len(data)} images but {len(fine)} fine and "
-                               f"{len(coarse)} coarse labels")
+            raise ArchiveError(
+                f"{name!r}: {len(data)} images but {len(fine)} fine and {len(coarse)} coarse labels"
+            )
         if not len(data):
             raise ArchiveError(f"{name!r} holds no image")
         images = data.reshape(-1, 3, SIZE, SIZE)  # (N, 3072) -> (N, 3, 32, 32)
@@ -246,6 +269,7 @@ def _build_archive(members):
 
 # ------------------------------------------------------------------------------------ write
 
+
 def write_archive(path, archive):
     """Write an `Archive` in CIFAR-100's own format (a gzip tar of pickles), and return the path.
 
@@ -253,27 +277,36 @@ def write_archive(path, archive):
     by `read_archive` and by `paddle.vision.datasets.Cifar100`. Superclasses that no label of the
     archive shows are written into `meta`, which CIFAR-100 itself does not need.
     """
+
     def split_content(split):
-        return {b"data": np.ascontiguousarray(split.images.reshape(len(split), -1)),
-                b"fine_labels": [int(v) for v in split.fine],
-                b"coarse_labels": [int(v) for v in split.coarse]}
+        return {
+            b"data": np.ascontiguousarray(split.images.reshape(len(split), -1)),
+            b"fine_labels": [int(v) for v in split.fine],
+            b"coarse_labels": [int(v) for v in split.coarse],
+        }
 
     contents = {
-        "meta": {b"fine_label_names": [str(n).encode("latin-1") for n in archive.fine_names],
-                 b"coarse_label_names": [str(n).encode("latin-1") for n in archive.coarse_names]},
+        "meta": {
+            b"fine_label_names": [str(n).encode("latin-1") for n in archive.fine_names],
+            b"coarse_label_names": [str(n).encode("latin-1") for n in archive.coarse_names],
+        },
         "test": split_content(archive.test),
-        "train": split_content(archive.train)}
+        "train": split_content(archive.train),
+    }
     table = archive.train.superclass_of
     shown = np.concatenate([archive.train.fine, archive.test.fine])
     if (np.delete(table, shown) >= 0).any():
         contents["meta"][b"superclass_of"] = table.tolist()
-    with new_file(path) as file, \
-            gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed, \
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with (
+        new_file(path) as file,
+        gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
         for name, content in contents.items():
             # NumPy 2 renamed a module: write the old name, as CIFAR-100 has it, for equal bytes.
             data = pickle.dumps(content, protocol=3).replace(
-                b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n", 1)
+                b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n", 1
+            )
             info = tarfile.TarInfo(f"cifar-100-python/{name}")
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))

@@ -15,6 +15,7 @@ rows of one matrix. The choice by shape, from the measurements in results/convol
 Larger maps, groups, dilation, other types and a GPU go to Paddle's kernel. Values and gradients are
 Paddle's own up to rounding; for what they cannot do see `first_order`.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -39,8 +40,10 @@ LARGEST_IMAGE = 64 * 64  # pixels; of larger images the windows of the stem woul
 def switched_off():
     """By the user, or where several processes train together: Paddle's DataParallel does not
     average the gradients that come from a PyLayer."""
-    return (os.environ.get("NAM_EDU_CONVOLUTION") == "paddle"
-            or int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1)
+    return (
+        os.environ.get("NAM_EDU_CONVOLUTION") == "paddle"
+        or int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1
+    )
 
 
 def conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
@@ -67,8 +70,9 @@ def folded_conv2d(x, weight, bias, scale, shift, relu, stride, padding, dilation
     shift = shift if bias is None else shift + bias * scale
     if not _by_products(x, weight, dilation, groups) and onednn.available():
         with contextlib.suppress(onednn.Refused):
-            return onednn.conv2d(x, weight, shift, stride, _both_ends(padding), dilation, groups,
-                                 relu)
+            return onednn.conv2d(
+                x, weight, shift, stride, _both_ends(padding), dilation, groups, relu
+            )
     y = conv2d(x, weight, shift, stride, padding, dilation, groups)
     return F.relu(y) if relu else y
 
@@ -89,6 +93,7 @@ def _by_products(x, weight, dilation, groups):
 
 
 # ------------------------------------------------------------------------ weights made ready
+
 
 class _Prepared(threading.local):
     """What was made of weights, for the thread that is inside `fixed_weights`; else None."""
@@ -171,6 +176,7 @@ def _constant(array, dtype):
 
 # --------------------------------------------------------------------------------------- pixels
 
+
 def _pixels(x, weight):
     """Every kernel sees whole pixels that lie one after the other in memory."""
     c_out, c_in, kh, kw = weight.shape
@@ -188,10 +194,11 @@ def _as_matrix(weight):
 
 # ------------------------------------------------------------------------------------- winograd
 
+
 def _winograd_1d(m, r):
     """Matrices A, B, G with A @ ((G @ g) * (B @ d)) = the m correlations of d (m + r - 1 values)
     with g (r values): polynomials multiplied at m + r - 2 points and at infinity."""
-    points = [Fraction(p) for p in (0, "3/4", "-3/4", "3/2", "-3/2")[:m + r - 2]]
+    points = [Fraction(p) for p in (0, "3/4", "-3/4", "3/2", "-3/2")[: m + r - 2]]
 
     def polynomial(roots):
         result, zero = [Fraction(1)], [Fraction(0)]
@@ -223,11 +230,11 @@ def _winograd_axis(size, out, before):
     n = len(b)
     all_a, all_b = np.zeros((tiles * m, n, tiles)), np.zeros((n, tiles, tiles * m + 2))
     for t in range(tiles):
-        all_a[t * m:(t + 1) * m, :, t] = a
-        all_b[:, t, t * m:t * m + n] = b
+        all_a[t * m : (t + 1) * m, :, t] = a
+        all_b[:, t, t * m : t * m + n] = b
     padded = np.zeros((n, tiles, before + size + tiles * m + 2))
-    padded[:, :, :tiles * m + 2] = all_b
-    return all_a[:out], padded[:, :, before:before + size], g
+    padded[:, :, : tiles * m + 2] = all_b
+    return all_a[:out], padded[:, :, before : before + size], g
 
 
 @lru_cache(maxsize=64)
@@ -304,6 +311,7 @@ class _Winograd(Operation):
 
 # ------------------------------------------------------------------------------------- gathered
 
+
 @lru_cache(maxsize=64)
 def _places(n, h, w, kernel, stride, padding):
     """Row numbers (N, H', W', kh, kw) of the pixels that each window sees; N*H*W is padding."""
@@ -326,7 +334,7 @@ def _reader_tables(*shape):
     """Where in `_places` each pixel is read: one table for the k-th reader of every pixel."""
     places, pixels = _places(*shape).reshape(-1), shape[0] * shape[1] * shape[2]
     order = np.argsort(places, kind="stable")
-    order = order[:np.searchsorted(places[order], pixels)]
+    order = order[: np.searchsorted(places[order], pixels)]
     pixel = places[order]
     rank = np.arange(len(pixel)) - np.searchsorted(pixel, pixel)
     tables = np.full((rank.max() + 1, pixels), places.size)
@@ -361,8 +369,14 @@ def _gathered_forward(x, weight, stride, padding):
     top, bottom, left, right = padding
     rows = _windows(x, (kh, kw), stride, padding)
     y = paddle.matmul(rows, _made(_as_matrix, weight), transpose_y=True)
-    return y.reshape([n, (h + top + bottom - kh) // stride[0] + 1,
-                      (w + left + right - kw) // stride[1] + 1, c_out]), rows
+    return y.reshape(
+        [
+            n,
+            (h + top + bottom - kh) // stride[0] + 1,
+            (w + left + right - kw) // stride[1] + 1,
+            c_out,
+        ]
+    ), rows
 
 
 class _Gathered(Operation):

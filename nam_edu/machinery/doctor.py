@@ -3,6 +3,7 @@
 Whatever is missing, this must still run: only the standard library is imported at the top, and
 nothing here needs more than Python 3.8.
 """
+
 from __future__ import annotations
 
 import os
@@ -89,21 +90,29 @@ def problems(cpu, gpu, version, nvidia, cuda_build):
     Paddle can use one.
     """
     if cpu and gpu:
-        yield (f"both paddlepaddle {cpu} and paddlepaddle-gpu {gpu} are installed and overwrite "
-               "each other's files: pip uninstall -y paddlepaddle paddlepaddle-gpu, then install "
-               "one of them")
+        yield (
+            f"both paddlepaddle {cpu} and paddlepaddle-gpu {gpu} are installed and overwrite "
+            "each other's files: pip uninstall -y paddlepaddle paddlepaddle-gpu, then install "
+            "one of them"
+        )
     if version is None:
         if not cpu and not gpu:
-            yield (f"PaddlePaddle is not installed: {cure('requirements.txt', 'paddlepaddle')} "
-                   f"(without a GPU) or {cure('requirements-gpu.txt', 'paddlepaddle-gpu')}")
+            yield (
+                f"PaddlePaddle is not installed: {cure('requirements.txt', 'paddlepaddle')} "
+                f"(without a GPU) or {cure('requirements-gpu.txt', 'paddlepaddle-gpu')}"
+            )
         return
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers != (0, 0) and numbers < OLDEST_PADDLE:  # 0.0.0 is a development build
-        yield (f"Paddle {version} is too old, 2.6 is the oldest that this course is tested with: "
-               "pip install --upgrade paddlepaddle")
+        yield (
+            f"Paddle {version} is too old, 2.6 is the oldest that this course is tested with: "
+            "pip install --upgrade paddlepaddle"
+        )
     if nvidia and not cuda_build:
-        yield ("there is an NVIDIA GPU, but this Paddle is the CPU build: pip uninstall -y "
-               f"paddlepaddle, then {cure('requirements-gpu.txt', 'paddlepaddle-gpu')}")
+        yield (
+            "there is an NVIDIA GPU, but this Paddle is the CPU build: pip uninstall -y "
+            f"paddlepaddle, then {cure('requirements-gpu.txt', 'paddlepaddle-gpu')}"
+        )
 
 
 def examine():
@@ -120,8 +129,10 @@ def _examine():
     print(f"Python {platform.python_version()} on {platform.platform()}")
     version = tuple(sys.version_info[:2])
     if not OLDEST_PYTHON <= version <= NEWEST_PYTHON:
-        yield (f"Python {platform.python_version()} is outside 3.9 to 3.13, for which PaddlePaddle "
-               "has packages: install one of those versions, and the packages there")
+        yield (
+            f"Python {platform.python_version()} is outside 3.9 to 3.13, for which PaddlePaddle "
+            "has packages: install one of those versions, and the packages there"
+        )
         if version < OLDEST_PYTHON:
             return  # the rest of the package need not even load
     from ..backend import add_external_libraries
@@ -132,8 +143,10 @@ def _examine():
         print(f"{name:<22} {version or f'missing (needed by {who})'}")
         if not version and here:
             missing.append(name)
-            yield (f"{name} is missing, which {who} need{'s' * (who == 'the package')}: "
-                   + cure("requirements-base.txt", name.split(" or ")[0]))
+            yield (
+                f"{name} is missing, which {who} need{'s' * (who == 'the package')}: "
+                + cure("requirements-base.txt", name.split(" or ")[0])
+            )
     yield from _examine_paddle(missing)
     yield from _examine_folders(missing)
 
@@ -147,18 +160,24 @@ def _examine_paddle(missing):
         tuned = tune_cpu()
         paddle = import_paddle()
         version, cuda_build = paddle.__version__, paddle.is_compiled_with_cuda()
-        print(f"{'paddle':<22} {version}, {'GPU' if cuda_build else 'CPU'} build, device "
-              f"{paddle.device.get_device()}")
+        print(
+            f"{'paddle':<22} {version}, {'GPU' if cuda_build else 'CPU'} build, device "
+            f"{paddle.device.get_device()}"
+        )
         print(f"{'threads':<22} {thread_count()}, of {usable_cores()} usable cores")
-        print(f"{'set for the CPU':<22} "
-              f"{', '.join(f'{n}={v}' for n, v in tuned.items()) or 'nothing'}")
+        print(
+            f"{'set for the CPU':<22} "
+            f"{', '.join(f'{n}={v}' for n, v in tuned.items()) or 'nothing'}"
+        )
         print(f"{'matrix products':<22} {matrix_product_rate(paddle):.0f} GFLOP/s")
     except Exception as error:  # whatever a broken installation raises
         print(f"{'paddle':<22} does not work: {type(error).__name__}: {error}")
         if (cpu or gpu) and "numpy" not in missing:
-            yield (f"Paddle {cpu or gpu} is installed but does not work ({error}): install what it "
-                   "asks for, or pip install --force-reinstall "
-                   f"{'paddlepaddle' if cpu else 'paddlepaddle-gpu'}")
+            yield (
+                f"Paddle {cpu or gpu} is installed but does not work ({error}): install what it "
+                "asks for, or pip install --force-reinstall "
+                f"{'paddlepaddle' if cpu else 'paddlepaddle-gpu'}"
+            )
     yield from problems(cpu, gpu, version, has_nvidia_gpu(), cuda_build)
 
 
@@ -176,8 +195,9 @@ def _examine_folders(missing):
     except ValueError as error:  # the package's own errors
         yield str(error)
     for what, folder, advice in (
-            ("this folder", Path.cwd(), "change to a folder of your own before you train"),
-            ("the cache", cache_folder(), "set NAM_EDU_CACHE to a folder of your own")):
+        ("this folder", Path.cwd(), "change to a folder of your own before you train"),
+        ("the cache", cache_folder(), "set NAM_EDU_CACHE to a folder of your own"),
+    ):
         print(f"{what:<22} {folder}")
         if not writable(folder):
             yield f"{what}, {folder}, cannot be written to: {advice}"

@@ -1,4 +1,5 @@
 """The errors that speak to a person: what is wrong, where, and what to do."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """Operations whose gradient is written by hand: right once, and refused where it would be wrong."""
+
 from __future__ import annotations
 
 import sys
@@ -7,8 +8,10 @@ import paddle
 from paddle.autograd import PyLayer
 
 AS_LIST = not paddle.__version__.startswith("2.")  # Paddle 2.6 mixes up the gradients of a list
-INSTEAD = ("set NAM_EDU_CONVOLUTION=paddle before Python starts: Paddle's own operations, slower, "
-           "can do it")
+INSTEAD = (
+    "set NAM_EDU_CONVOLUTION=paddle before Python starts: Paddle's own operations, slower, "
+    "can do it"
+)
 
 
 class Operation:
@@ -45,12 +48,16 @@ class _Node(PyLayer):
     @staticmethod
     def backward(ctx, grad):
         if paddle.is_grad_enabled():  # Paddle switches it on in a backward pass for create_graph
-            raise RuntimeError("the gradient of a gradient (create_graph=True) cannot be computed "
-                               f"through nam_edu's fast convolutions and gates; {INSTEAD}")
+            raise RuntimeError(
+                "the gradient of a gradient (create_graph=True) cannot be computed "
+                f"through nam_edu's fast convolutions and gates; {INSTEAD}"
+            )
         if _graph_is_retained():
-            raise RuntimeError("backward(retain_graph=True) is not possible with nam_edu's fast "
-                               "convolutions and gates: add the losses up and call backward once, "
-                               f"or use paddle.grad(..., retain_graph=True), or {INSTEAD}")
+            raise RuntimeError(
+                "backward(retain_graph=True) is not possible with nam_edu's fast "
+                "convolutions and gates: add the losses up and call backward once, "
+                f"or use paddle.grad(..., retain_graph=True), or {INSTEAD}"
+            )
         grads = ctx.operation.backward(ctx, grad)
         grads = grads if isinstance(grads, tuple) else (grads,)
         grads = [grads[k] for k in ctx.order]

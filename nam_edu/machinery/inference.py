@@ -1,15 +1,16 @@
 """A network on many images without gradients: whole batches side by side on a CPU's cores."""
+
 from __future__ import annotations
 
 import collections
 import concurrent.futures
 import contextlib
-import os
 import threading
 from functools import cache
 
 import paddle
 
+from ..backend import thread_count
 from .convolution import fixed_weights, switched_off
 
 _modes = threading.RLock()
@@ -38,10 +39,16 @@ def outputs(network, batches, parallel=False):
     registered, batches follow one another all the same. No weight may change meanwhile.
     """
     threads = thread_count()
-    parallel = (parallel and threads > 1 and not switched_off()
-                and paddle.device.get_device() == "cpu" and not any(
-                    layer.training or layer._forward_pre_hooks or layer._forward_post_hooks
-                    for layer in network.sublayers(include_self=True)))
+    parallel = (
+        parallel
+        and threads > 1
+        and not switched_off()
+        and paddle.device.get_device() == "cpu"
+        and not any(
+            layer.training or layer._forward_pre_hooks or layer._forward_post_hooks
+            for layer in network.sublayers(include_self=True)
+        )
+    )
     made = {}  # of the weights, by all threads
 
     def run(batch):
@@ -65,16 +72,10 @@ def outputs(network, batches, parallel=False):
     return done
 
 
-def thread_count():
-    """How many threads Paddle was told to use; OMP_NUM_THREADS may be a list, one for each level of
-    nesting."""
-    first = os.environ.get("OMP_NUM_THREADS", "1").split(",")[0].strip()
-    return int(first) if first.isdigit() and int(first) else 1
-
-
 @cache
 def _pool(threads):
     """Threads that stay: new ones would have to fetch all their memory from the system again. None
     of them starts threads of its own."""
     return concurrent.futures.ThreadPoolExecutor(
-        threads, initializer=paddle.base.core.set_num_threads, initargs=(1,))
+        threads, initializer=paddle.base.core.set_num_threads, initargs=(1,)
+    )

@@ -6,6 +6,7 @@ with what follows it in a block. A primitive is made once for a shape, in every 
 Where the library is missing or refuses, `available()` is False. The constants are those of oneDNN
 3's dnnl_types.h; they are part of its stable interface.
 """
+
 from __future__ import annotations
 
 import collections
@@ -48,8 +49,9 @@ class _Argument(C.Structure):
 def _library():
     """The library, or a sentence that says why there is none."""
     folder = Path(paddle.__file__).parent / "libs"
-    found = [path for name in ("libdnnl.so.3", "dnnl.dll", "mkldnn.dll")
-             for path in folder.glob(name)]
+    found = [
+        path for name in ("libdnnl.so.3", "dnnl.dll", "mkldnn.dll") for path in folder.glob(name)
+    ]
     if not found:
         return "this Paddle carries no oneDNN"
     try:
@@ -82,6 +84,7 @@ def available():
 
 
 # ------------------------------------------------------------------------- of every thread
+
 
 class _Thread(threading.local):
     """Engine, stream and primitives of a thread: a primitive has memory to work in, which two
@@ -127,18 +130,22 @@ def _create(function, *arguments):
 def _map(shape):
     """Description of a map (N, H, W, C)."""
     n, h, w, c = shape
-    return _create("memory_desc_create_with_strides", 4, DIMS(n, c, h, w), F32,
-                   DIMS(h * w * c, 1, w * c, c))
+    return _create(
+        "memory_desc_create_with_strides", 4, DIMS(n, c, h, w), F32, DIMS(h * w * c, 1, w * c, c)
+    )
 
 
 def _flat(*shape):
-    strides = [int(np.prod(shape[i + 1:])) for i in range(len(shape))]
-    return _create("memory_desc_create_with_strides", len(shape), DIMS(*shape), F32,
-                   DIMS(*strides))
+    strides = [int(np.prod(shape[i + 1 :])) for i in range(len(shape))]
+    return _create("memory_desc_create_with_strides", len(shape), DIMS(*shape), F32, DIMS(*strides))
 
 
 def _asked(description, what):
     return P(_library().dnnl_primitive_desc_query_md(description, what, 0))
+
+
+def _empty(shape):
+    return paddle.empty(shape, "float32")
 
 
 def _buffer(description):
@@ -154,13 +161,17 @@ class _Primitive:
         thread = _thread()
         self.stream, self.description = thread.stream, description
         self.primitive = _create("primitive_create", description)
-        self.memories = [_create("memory_create", d, thread.engine, P(0))
-                         for d in arguments.values()]
+        self.memories = [
+            _create("memory_create", d, thread.engine, P(0)) for d in arguments.values()
+        ]
         self.arguments = (_Argument * len(arguments))(
-            *(_Argument(arg, memory) for arg, memory in zip(arguments, self.memories)))
+            *(_Argument(arg, memory) for arg, memory in zip(arguments, self.memories))
+        )
         weakref.finalize(self, _destroy, _library(), self.primitive, self.memories).atexit = False
-        self.place, self.execute = (_library().dnnl_memory_set_data_handle,
-                                    _library().dnnl_primitive_execute)
+        self.place, self.execute = (
+            _library().dnnl_memory_set_data_handle,
+            _library().dnnl_primitive_execute,
+        )
 
     def __call__(self, *tensors):
         for memory, tensor in zip(self.memories, tensors):
@@ -168,7 +179,6 @@ class _Primitive:
         status = self.execute(self.primitive, self.stream, len(self.arguments), self.arguments)
         if status:
             raise Refused(f"execute: status {status}")
-
 
 
 def _destroy(library, primitive, memories):
@@ -204,6 +214,7 @@ def _later(step):
 
 # ------------------------------------------------------------------------------ convolution
 
+
 class _Convolution:
     """x (N, H, W, C), weight (C', C / groups, kh, kw) -> (N, H', W', C')."""
 
@@ -217,16 +228,30 @@ class _Convolution:
         self.x, self.y, self.weight = _map(x), _map(self.shape), _flat(*shape)
         self.any = _create("memory_desc_create_with_tag", len(shape), DIMS(*shape), F32, ANY)
         self.bias = _flat(c_out) if bias else None
-        self.how = (DIMS(*stride), DIMS(dilation[0] - 1, dilation[1] - 1), DIMS(top, left),
-                    DIMS(bottom, right))
+        self.how = (
+            DIMS(*stride),
+            DIMS(dilation[0] - 1, dilation[1] - 1),
+            DIMS(top, left),
+            DIMS(bottom, right),
+        )
         self.description = _create(
-            "convolution_forward_primitive_desc_create", _thread().engine,
-            TRAINING if training else INFERENCE, DIRECT, self.x, self.any, self.bias, self.y,
-            *self.how, _attributes(RELU) if relu else None)
+            "convolution_forward_primitive_desc_create",
+            _thread().engine,
+            TRAINING if training else INFERENCE,
+            DIRECT,
+            self.x,
+            self.any,
+            self.bias,
+            self.y,
+            *self.how,
+            _attributes(RELU) if relu else None,
+        )
         packed = _asked(self.description, ASK_WEIGHTS)
         self.packed, self.pack = _buffer(packed), _reorder(self.weight, packed)
-        self.forward = _Primitive(self.description, {
-            SRC: self.x, WEIGHTS: packed, DST: self.y, **({BIAS: self.bias} if bias else {})})
+        self.forward = _Primitive(
+            self.description,
+            {SRC: self.x, WEIGHTS: packed, DST: self.y, **({BIAS: self.bias} if bias else {})},
+        )
         self.backward_made = {}
 
     def backward(self, part):
@@ -234,8 +259,17 @@ class _Convolution:
         if part not in self.backward_made:
             bias = [self.bias] if part == "weights" else []
             description = _create(
-                f"convolution_backward_{part}_primitive_desc_create", _thread().engine, DIRECT,
-                self.x, self.any, *bias, self.y, *self.how, self.description, None)
+                f"convolution_backward_{part}_primitive_desc_create",
+                _thread().engine,
+                DIRECT,
+                self.x,
+                self.any,
+                *bias,
+                self.y,
+                *self.how,
+                self.description,
+                None,
+            )
             packed = _asked(description, ASK_DIFF_WEIGHTS if bias else ASK_WEIGHTS)
             if part == "data":
                 arguments = {DIFF_DST: self.y, WEIGHTS: packed, DIFF_SRC: self.x}
@@ -250,16 +284,18 @@ class _Convolution:
 
 
 def _convolve(x, weight, bias, how, relu=False, training=True):
-    made = _kept(_Convolution, tuple(x.shape), tuple(weight.shape), *how, bias is not None,
-                 training, relu)
-    y = paddle.empty(made.shape)
+    made = _kept(
+        _Convolution, tuple(x.shape), tuple(weight.shape), *how, bias is not None, training, relu
+    )
+    y = _empty(made.shape)
     made.pack(weight, made.packed)
     made.forward(x, made.packed, y, *([] if bias is None else [bias]))
     return y
 
 
-def conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), groups=1,
-           relu=False):
+def conv2d(
+    x, weight, bias=None, stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), groups=1, relu=False
+):
     """A convolution: (N, H, W, C) -> (N, H', W', C'); padding (top, bottom, left, right).
 
     relu: take relu of it in the same pass; only without gradients.
@@ -284,18 +320,19 @@ class _Conv2D(Operation):
     def backward(ctx, grad):
         x, weight = ctx.saved_tensor()
         grad = grad.contiguous()
-        made = _kept(_Convolution, tuple(x.shape), tuple(weight.shape), *ctx.how, ctx.bias, True,
-                     False)
+        made = _kept(
+            _Convolution, tuple(x.shape), tuple(weight.shape), *ctx.how, ctx.bias, True, False
+        )
         grad_x = grad_weight = grad_bias = None
         if ctx.wanted[0]:
             backward, packed, pack = made.backward("data")
-            grad_x = paddle.empty(x.shape)
+            grad_x = _empty(x.shape)
             pack(weight, packed)
             backward(grad, packed, grad_x)
         if ctx.wanted[1] or ctx.wanted[2]:
             backward, packed, unpack = made.backward("weights")
-            grad_weight = paddle.empty(weight.shape)
-            grad_bias = [paddle.empty([weight.shape[0]])] if ctx.bias else []
+            grad_weight = _empty(weight.shape)
+            grad_bias = [_empty([weight.shape[0]])] if ctx.bias else []
             backward(x, grad, packed, *grad_bias)
             unpack(packed, grad_weight)
             grad_weight = grad_weight if ctx.wanted[1] else None
@@ -306,22 +343,53 @@ class _Conv2D(Operation):
 
 # -------------------------------------------------------------------------------- batch norm
 
+
 class _BatchNorm:
     def __init__(self, shape, epsilon, relu):
         x, c = _map(shape), _flat(shape[3])
         flags = SCALE_AND_SHIFT | (WITH_RELU if relu else 0)
         engine = _thread().engine
-        forward = _create("batch_normalization_forward_primitive_desc_create", engine, TRAINING,
-                          x, x, C.c_float(epsilon), flags, None)
-        backward = _create("batch_normalization_backward_primitive_desc_create", engine, BACKWARD,
-                           x, x, x, C.c_float(epsilon), flags, forward, None)
+        forward = _create(
+            "batch_normalization_forward_primitive_desc_create",
+            engine,
+            TRAINING,
+            x,
+            x,
+            C.c_float(epsilon),
+            flags,
+            None,
+        )
+        backward = _create(
+            "batch_normalization_backward_primitive_desc_create",
+            engine,
+            BACKWARD,
+            x,
+            x,
+            x,
+            C.c_float(epsilon),
+            flags,
+            forward,
+            None,
+        )
         mask = {WORKSPACE: _asked(forward, ASK_WORKSPACE)} if relu else {}
-        self.mask_size = (_library().dnnl_memory_desc_get_size(mask[WORKSPACE]) + 64 if relu else 0)
-        self.forward = _Primitive(forward, {
-            SRC: x, SCALE: c, SHIFT: c, DST: x, MEAN: c, VARIANCE: c, **mask})
-        self.backward = _Primitive(backward, {
-            SRC: x, DIFF_DST: x, MEAN: c, VARIANCE: c, SCALE: c, DIFF_SRC: x,
-            DIFF_SCALE: c, DIFF_SHIFT: c, **mask})
+        self.mask_size = _library().dnnl_memory_desc_get_size(mask[WORKSPACE]) + 64 if relu else 0
+        self.forward = _Primitive(
+            forward, {SRC: x, SCALE: c, SHIFT: c, DST: x, MEAN: c, VARIANCE: c, **mask}
+        )
+        self.backward = _Primitive(
+            backward,
+            {
+                SRC: x,
+                DIFF_DST: x,
+                MEAN: c,
+                VARIANCE: c,
+                SCALE: c,
+                DIFF_SRC: x,
+                DIFF_SCALE: c,
+                DIFF_SHIFT: c,
+                **mask,
+            },
+        )
 
 
 def fast_channels(channels):
@@ -335,13 +403,16 @@ def batch_norm(x, running_mean, running_variance, scale, shift, momentum, epsilo
     Running statistics move as those of `paddle.nn.BatchNorm2D`: momentum weighs the old value, and
     the variance is the biased one.
     """
-    return _BatchNormRelu.apply(x, scale, shift, running_mean, running_variance, momentum, epsilon,
-                                relu)
+    return _BatchNormRelu.apply(
+        x, scale, shift, running_mean, running_variance, momentum, epsilon, relu
+    )
 
 
 def _moved(running, batch, momentum):
-    running, batch = (np.ctypeslib.as_array((C.c_float * t.shape[0]).from_address(t.data_ptr()))
-                      for t in (running, batch))
+    running, batch = (
+        np.ctypeslib.as_array((C.c_float * t.shape[0]).from_address(t.data_ptr()))
+        for t in (running, batch)
+    )
     running *= momentum
     running += (1 - momentum) * batch
 
@@ -351,7 +422,7 @@ class _BatchNormRelu(Operation):
     def forward(ctx, x, scale, shift, running_mean, running_variance, momentum, epsilon, relu):
         x = x.contiguous()
         made = _kept(_BatchNorm, tuple(x.shape), epsilon, relu)
-        y, mean, variance = (paddle.empty(s) for s in (x.shape, scale.shape, scale.shape))
+        y, mean, variance = (_empty(s) for s in (x.shape, scale.shape, scale.shape))
         mask = [paddle.empty([made.mask_size], "uint8")] if relu else []
         made.forward(x, scale, shift, y, mean, variance, *mask)
         _moved(running_mean, mean, momentum)
@@ -365,7 +436,7 @@ class _BatchNormRelu(Operation):
     def backward(ctx, grad):
         x, scale, mean, variance, *mask = ctx.saved_tensor()
         made = _kept(_BatchNorm, tuple(x.shape), *ctx.how)
-        grads = [paddle.empty(t.shape) for t in (x, scale, scale)]
+        grads = [_empty(t.shape) for t in (x, scale, scale)]
         made.backward(x, grad.contiguous(), mean, variance, scale, *grads, *mask)
         grads = [g if wanted else None for g, wanted in zip(grads, ctx.wanted)]
         return (*grads, None, None)
@@ -373,12 +444,13 @@ class _BatchNormRelu(Operation):
 
 # --------------------------------------------------------------- the gate, and what follows
 
+
 class _Elementwise:
     """Operations on maps of one shape, each in one pass by all threads."""
 
     def __init__(self, shape):
         x = self.x = _map(shape)
-        self.one = paddle.ones([1])
+        self.one = paddle.ones([1], "float32")
         one = _flat(1, 1, 1, 1)
         self.sigmoid = self._binary(MULTIPLY, one, LOGISTIC)
         self.gated_added = self._binary(MULTIPLY, one, LOGISTIC, (MULTIPLY, x), (ADD, x), RELU)
@@ -388,18 +460,42 @@ class _Elementwise:
         self.sigmoid_backward = self._backward(LOGISTIC_BY_RESULT)
 
     def _binary(self, kind, other, *more):
-        description = _create("binary_primitive_desc_create", _thread().engine, kind, self.x,
-                              other, self.x, _attributes(*more))
+        description = _create(
+            "binary_primitive_desc_create",
+            _thread().engine,
+            kind,
+            self.x,
+            other,
+            self.x,
+            _attributes(*more),
+        )
         later = {_later(i): step[1] for i, step in enumerate(more) if isinstance(step, tuple)}
         return _Primitive(description, {SRC: self.x, SRC_1: other, DST: self.x, **later})
 
     def _backward(self, kind):
         forward = _create(
-            "eltwise_forward_primitive_desc_create", _thread().engine, TRAINING, kind, self.x,
-            self.x, C.c_float(0), C.c_float(0), None)
+            "eltwise_forward_primitive_desc_create",
+            _thread().engine,
+            TRAINING,
+            kind,
+            self.x,
+            self.x,
+            C.c_float(0),
+            C.c_float(0),
+            None,
+        )
         description = _create(
-            "eltwise_backward_primitive_desc_create", _thread().engine, kind, self.x, self.x,
-            self.x, C.c_float(0), C.c_float(0), forward, None)
+            "eltwise_backward_primitive_desc_create",
+            _thread().engine,
+            kind,
+            self.x,
+            self.x,
+            self.x,
+            C.c_float(0),
+            C.c_float(0),
+            forward,
+            None,
+        )
         return _Primitive(description, {DST: self.x, DIFF_DST: self.x, DIFF_SRC: self.x})
 
 
@@ -411,7 +507,7 @@ def add_relu(x, shortcut):
 
 
 def _add_relu(x, shortcut):
-    y = paddle.empty(x.shape)
+    y = _empty(x.shape)
     _kept(_Elementwise, tuple(x.shape)).added(x, shortcut, y)
     return y
 
@@ -426,8 +522,8 @@ class _AddRelu(Operation):
 
     @staticmethod
     def backward(ctx, grad):
-        y, = ctx.saved_tensor()
-        grad_sum = paddle.empty(y.shape)
+        (y,) = ctx.saved_tensor()
+        grad_sum = _empty(y.shape)
         _kept(_Elementwise, tuple(y.shape)).relu_backward(y, grad.contiguous(), grad_sum)
         return tuple(grad_sum if wanted else None for wanted in ctx.wanted)
 
@@ -437,7 +533,7 @@ def gate_add_relu(x, logits, shortcut):
     if paddle.is_grad_enabled():
         return _GateAddRelu.apply(x, logits, shortcut)
     x, logits, shortcut = (t.contiguous() for t in (x, logits, shortcut))
-    y = paddle.empty(x.shape)
+    y = _empty(x.shape)
     made = _kept(_Elementwise, tuple(x.shape))
     made.gated_added(logits, made.one, y, x, shortcut)
     return y
@@ -448,7 +544,7 @@ class _GateAddRelu(Operation):
     def forward(ctx, x, logits, shortcut):
         ctx.wanted = [not t.stop_gradient for t in (x, logits, shortcut)]
         x, logits, shortcut = (t.contiguous() for t in (x, logits, shortcut))
-        y = paddle.empty(x.shape)
+        y = _empty(x.shape)
         made = _kept(_Elementwise, tuple(x.shape))
         made.gated_added(logits, made.one, y, x, shortcut)
         ctx.save_for_backward(x, logits, y)
@@ -458,23 +554,26 @@ class _GateAddRelu(Operation):
     def backward(ctx, grad):
         x, logits, y = ctx.saved_tensor()
         made = _kept(_Elementwise, tuple(x.shape))
-        grad_sum, gate, grad_logits, grad_x = (paddle.empty(x.shape) for _ in range(4))
+        grad_sum, gate, grad_logits, grad_x = (_empty(x.shape) for _ in range(4))
         made.relu_backward(y, grad.contiguous(), grad_sum)
         made.sigmoid(logits, made.one, gate)
         if ctx.wanted[1]:
             made.product(grad_sum, x, grad_x)
             made.sigmoid_backward(gate, grad_x, grad_logits)
         made.product(grad_sum, gate, grad_x)
-        return tuple(g if wanted else None for g, wanted in
-                     zip((grad_x, grad_logits, grad_sum), ctx.wanted))
+        return tuple(
+            g if wanted else None for g, wanted in zip((grad_x, grad_logits, grad_sum), ctx.wanted)
+        )
 
 
 # ------------------------------------------------------------------------------- first of all
+
 
 @cache
 def _unlike_paddle():
     """Why this oneDNN is better left alone, or None: small cases of all that is used here, values
     and gradients, against Paddle's own operations. Draws no random numbers."""
+
     def tensor(*shape):
         values = np.sin(np.arange(np.prod(shape), dtype="float32") ** 1.5).reshape(shape)
         return paddle.to_tensor(values, place=paddle.CPUPlace())
@@ -489,16 +588,23 @@ def _unlike_paddle():
 
     x, shortcut, logits = tensor(2, 6, 5, 16), tensor(2, 6, 5, 16) + 0.1, tensor(2, 6, 5, 16) * 2
     weight, bias = tensor(16, 16, 3, 3), tensor(16)
-    ours, theirs = [paddle.zeros([16]), paddle.ones([16])], [paddle.zeros([16]), paddle.ones([16])]
+    ours, theirs = ([tensor(16).detach(), tensor(16).detach() + 1.5] for _ in range(2))
     cases = (
-        (lambda x, w, b: conv2d(x, w, b, (2, 1), (1, 1, 0, 0)),
-         lambda x, w, b: F.conv2d(x.transpose([0, 3, 1, 2]), w, b, (2, 1), (1, 0)).transpose(
-             [0, 2, 3, 1]), (x, weight, bias)),
-        (lambda x, s, b: batch_norm(x, *ours, s, b, 0.9, 1e-5, True),
-         lambda x, s, b: F.relu(F.batch_norm(x, *theirs, s, b, True, 0.9, 1e-5, "NHWC")),
-         (x, bias + 1, bias)),
+        (
+            lambda x, w, b: conv2d(x, w, b, (2, 1), (1, 1, 0, 0)),
+            lambda x, w, b: F.conv2d(x.transpose([0, 3, 1, 2]), w, b, (2, 1), (1, 0)).transpose(
+                [0, 2, 3, 1]
+            ),
+            (x, weight, bias),
+        ),
+        (
+            lambda x, s, b: batch_norm(x, *ours, s, b, 0.9, 1e-5, True),
+            lambda x, s, b: F.relu(F.batch_norm(x, *theirs, s, b, True, 0.9, 1e-5, "NHWC")),
+            (x, bias + 1, bias),
+        ),
         (add_relu, lambda x, s: F.relu(x + s), (x, shortcut)),
-        (gate_add_relu, lambda x, z, s: F.relu(F.sigmoid(z) * x + s), (x, logits, shortcut)))
+        (gate_add_relu, lambda x, z, s: F.relu(F.sigmoid(z) * x + s), (x, logits, shortcut)),
+    )
     try:
         with paddle.enable_grad():
             for mine, its, tensors in cases:

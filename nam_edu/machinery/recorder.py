@@ -1,4 +1,5 @@
 """What watches a training: the recorder of log, gammas and states; signals; the progress bar."""
+
 from __future__ import annotations
 
 import contextlib
@@ -29,8 +30,9 @@ class Recorder(Callback):
     last.npz, the one before it kept as previous.npz; everything else can be made again from there.
     """
 
-    def __init__(self, recipe, folder, network, optimizer, batches, evaluated_on, share=(0, 1),
-                 scaler=None):
+    def __init__(
+        self, recipe, folder, network, optimizer, batches, evaluated_on, share=(0, 1), scaler=None
+    ):
         super().__init__()
         self.recipe, self.folder, self.network = recipe, folder, network
         self.rank, self.ranks = share
@@ -58,9 +60,14 @@ class Recorder(Callback):
         state = self.optimizer.state_dict()
         arrays.update({ours: state[theirs].numpy() for ours, theirs in self._velocities()})
         arrays.update({f"gamma/{n}": np.stack(rows) for n, rows in self.gamma.items()})
-        meta = {"epoch": self.epoch, "step": self.step, "log": self.log,
-                "best_top1": self.best_top1, "train": self.train.state() if self.step else None,
-                "scaler": self._scaler_state()}
+        meta = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "log": self.log,
+            "best_top1": self.best_top1,
+            "train": self.train.state() if self.step else None,
+            "scaler": self._scaler_state(),
+        }
         last = self.folder / "last.npz"
         new = self.folder / "new.npz"
         checkpoint.write_arrays(new, arrays, meta)
@@ -87,34 +94,45 @@ class Recorder(Callback):
             raise TrainingError(
                 f"the state could not be written to {self.folder}: {error.strerror or error}; the "
                 "last good state is still there: make room, then go on with --resume "
-                "(resume=True)") from error
+                "(resume=True)"
+            ) from error
 
     def _stop_if_asked(self):
         if self.asked_to_stop is None:
             return
-        done = (f"step {self.step} of {len(self.batches)} of epoch {self.epoch + 1}" if self.step
-                else f"epoch {self.epoch} of {self.recipe.epochs}")
-        raise Stopped(f"stopped after {done}; its state is saved in {self.folder}: go on with "
-                      "--resume (resume=True)", self.asked_to_stop)
+        done = (
+            f"step {self.step} of {len(self.batches)} of epoch {self.epoch + 1}"
+            if self.step
+            else f"epoch {self.epoch} of {self.recipe.epochs}"
+        )
+        raise Stopped(
+            f"stopped after {done}; its state is saved in {self.folder}: go on with "
+            "--resume (resume=True)",
+            self.asked_to_stop,
+        )
 
     def restore(self, arrays, meta):
         checkpoint.assign_all(self.network, checkpoint.weights_of(arrays), self.folder)
         missing = [ours for ours, _ in self._velocities() if ours not in arrays]
         missing += [f"gamma/{name}" for name in self.gamma if f"gamma/{name}" not in arrays]
         if missing:
-            raise TrainingError(f"the state in {self.folder} lacks {missing[0]}: it is damaged; "
-                                "start again with --overwrite (overwrite=True)")
+            raise TrainingError(
+                f"the state in {self.folder} lacks {missing[0]}: it is damaged; "
+                "start again with --overwrite (overwrite=True)"
+            )
         schedule = self.optimizer._learning_rate
         self.optimizer.set_state_dict(
-            {"LR_Scheduler": schedule.state_dict(),  # Paddle 2.6 asks for it
-             **{theirs: paddle.to_tensor(arrays[ours]) for ours, theirs in self._velocities()}})
+            {
+                "LR_Scheduler": schedule.state_dict(),  # Paddle 2.6 asks for it
+                **{theirs: paddle.to_tensor(arrays[ours]) for ours, theirs in self._velocities()},
+            }
+        )
         self.epoch, self.log, self.best_top1 = meta["epoch"], meta["log"], meta["best_top1"]
         self.step = meta.get("step", 0)
         self.train = Mean(meta["train"]) if self.step else None
         scaler = meta.get("scaler")  # lacking in a state of version 0.1.0
         if self.scaler is not None and scaler:
-            self.scaler.load_state_dict(
-                {**scaler, "scale": np.array(scaler["scale"], np.float32)})
+            self.scaler.load_state_dict({**scaler, "scale": np.array(scaler["scale"], np.float32)})
         self.gamma = {name: list(arrays[f"gamma/{name}"]) for name in self.gamma}
         schedule.step(self.epoch * len(self.batches) + self.step)
         if self.rank == 0:
@@ -138,13 +156,16 @@ class Recorder(Callback):
         try:
             from visualdl import LogWriter
         except ImportError:
-            print("VisualDL is not installed: no curves for it (pip install visualdl)",
-                  file=sys.stderr)
+            print(
+                "VisualDL is not installed: no curves for it (pip install visualdl)",
+                file=sys.stderr,
+            )
         else:
             # A fixed name: a resumed run goes on in the same file, and VisualDL need not say so.
             with contextlib.redirect_stdout(io.StringIO()):
-                self.writer = LogWriter(str(self.folder / "visualdl"),
-                                        file_name="vdlrecords.nam_edu.log")
+                self.writer = LogWriter(
+                    str(self.folder / "visualdl"), file_name="vdlrecords.nam_edu.log"
+                )
         if self.epoch == self.step == 0:
             self._show_gamma()
 
@@ -167,9 +188,15 @@ class Recorder(Callback):
             raise TrainingError(
                 f"the loss became {sum(logs['loss'])} at step {self.step} of epoch "
                 f"{self.epoch + 1}; the state after epoch {self.epoch} is kept in {self.folder}; "
-                f"try a lower learning rate than {self.recipe.learning_rate:g}")
-        self._scalars("train", logs["loss"], *last,
-                      self.epoch * len(self.batches) + self.step - 1, learning_rate=self.rate)
+                f"try a lower learning rate than {self.recipe.learning_rate:g}"
+            )
+        self._scalars(
+            "train",
+            logs["loss"],
+            *last,
+            self.epoch * len(self.batches) + self.step - 1,
+            learning_rate=self.rate,
+        )
         if self.asked_to_stop is not None and self.step < len(self.batches):
             self._save_or_explain()
             self._stop_if_asked()
@@ -184,9 +211,11 @@ class Recorder(Callback):
 
     def on_eval_end(self, logs=None):
         result = self.evaluation.result()
-        self.row.update(evaluated_on=self.evaluated_on,
-                        **{f"eval_{k}": result[k] for k in ("cross_entropy", "top1", "top5")},
-                        seconds=round(time.perf_counter() - self.started, 2))
+        self.row.update(
+            evaluated_on=self.evaluated_on,
+            **{f"eval_{k}": result[k] for k in ("cross_entropy", "top1", "top5")},
+            seconds=round(time.perf_counter() - self.started, 2),
+        )
         self.epoch, self.step = self.epoch + 1, 0
         self.log.append(self.row)
         for name, layer in nam_layers(self.network):
@@ -199,8 +228,13 @@ class Recorder(Callback):
             with self._explained():
                 checkpoint.save_weights(self.network, self.folder / "best.npz", meta)
         self._save_or_explain()
-        self._scalars(self.evaluated_on, [self.row["eval_cross_entropy"]], self.row["eval_top1"],
-                      self.row["eval_top5"], self.epoch * len(self.batches) - 1)
+        self._scalars(
+            self.evaluated_on,
+            [self.row["eval_cross_entropy"]],
+            self.row["eval_top1"],
+            self.row["eval_top5"],
+            self.epoch * len(self.batches) - 1,
+        )
         self._show_gamma()
         if self.epoch < self.recipe.epochs:
             self._stop_if_asked()
@@ -211,20 +245,28 @@ class Recorder(Callback):
             if parameter.stop_gradient:  # a running mean or variance
                 paddle.distributed.all_reduce(parameter)
                 parameter.set_value(parameter / self.ranks)
-        sums = paddle.to_tensor(np.array([self.train.images, *self.train.losses,
-                                          *self.train.right], np.float64))
+        sums = paddle.to_tensor(
+            np.array([self.train.images, *self.train.losses, *self.train.right], np.float64)
+        )
         paddle.distributed.all_reduce(sums)
         images, *rest = sums.numpy().tolist()
-        self.train = Mean({"images": int(images), "losses": rest[:2],
-                            "right": [round(v) for v in rest[2:]]})
+        self.train = Mean(
+            {"images": int(images), "losses": rest[:2], "right": [round(v) for v in rest[2:]]}
+        )
 
     # -- VisualDL
 
     def _scalars(self, group, losses, top1, top5, step, **more):
         if self.writer is None:
             return
-        values = {"loss": sum(losses), "cross_entropy": losses[0],
-                  "penalty": sum(losses[1:]), "top1": top1, "top5": top5, **more}
+        values = {
+            "loss": sum(losses),
+            "cross_entropy": losses[0],
+            "penalty": sum(losses[1:]),
+            "top1": top1,
+            "top5": top5,
+            **more,
+        }
         for name, value in values.items():
             self.writer.add_scalar(f"{group}/{name}", float(value), step)
 
@@ -232,8 +274,9 @@ class Recorder(Callback):
         if self.writer is not None:
             for name, rows in self.gamma.items():
                 # As float64: values that hardly differ leave no room for 20 buckets in float32.
-                self.writer.add_histogram(f"gamma/{name}", rows[-1].astype(np.float64),
-                                          self.epoch, buckets=20)
+                self.writer.add_histogram(
+                    f"gamma/{name}", rows[-1].astype(np.float64), self.epoch, buckets=20
+                )
 
 
 class Mean:
@@ -248,8 +291,7 @@ class Mean:
 
     def state(self):
         """Plain values from which `Mean` goes on."""
-        return {"images": self.images, "losses": self.losses.tolist(),
-                "right": self.right.tolist()}
+        return {"images": self.images, "losses": self.losses.tolist(), "right": self.right.tolist()}
 
     def add(self, logs):
         """Take a batch in; return its top-1 and top-5 in per cent."""
@@ -266,8 +308,13 @@ class Mean:
     def result(self):
         cross_entropy, penalty = (float(v) for v in self.losses / self.images)
         top1, top5 = (100 * float(v) for v in self.right / self.images)
-        return {"loss": cross_entropy + penalty, "cross_entropy": cross_entropy,
-                "penalty": penalty, "top1": top1, "top5": top5}
+        return {
+            "loss": cross_entropy + penalty,
+            "cross_entropy": cross_entropy,
+            "penalty": penalty,
+            "top1": top1,
+            "top5": top5,
+        }
 
 
 def log_as_csv(log):
@@ -295,9 +342,14 @@ class Progress(Callback):
         recorder = self.recorder
         steps = len(recorder.batches)
         live = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
-        self.bar = tqdm(total=recorder.recipe.epochs * steps,
-                        initial=recorder.epoch * steps + recorder.step, unit="step",
-                        disable=not live, leave=False, dynamic_ncols=True)
+        self.bar = tqdm(
+            total=recorder.recipe.epochs * steps,
+            initial=recorder.epoch * steps + recorder.step,
+            unit="step",
+            disable=not live,
+            leave=False,
+            dynamic_ncols=True,
+        )
 
     def on_epoch_begin(self, epoch, logs=None):
         self.bar.set_description(f"epoch {self.recorder.epoch + 1}/{self.recorder.recipe.epochs}")
@@ -306,16 +358,20 @@ class Progress(Callback):
         self.bar.set_postfix_str(
             f"loss {sum(logs['loss']):.3f}, top-1 {100 * logs['acc_top1']:.1f} %, "
             f"top-5 {100 * logs['acc_top5']:.1f} %, rate {self.recorder.optimizer.get_lr():.3g}",
-            refresh=False)
+            refresh=False,
+        )
         self.bar.update()
 
     def on_eval_end(self, logs=None):
         row = self.recorder.log[-1]
         self.bar.clear()
-        print(f"epoch {row['epoch']}/{self.recorder.recipe.epochs}: loss {row['loss']:.3f}, "
-              f"top-1 {row['top1']:.1f} %, top-5 {row['top5']:.1f} %; {row['evaluated_on']} top-1 "
-              f"{row['eval_top1']:.1f} %, top-5 {row['eval_top5']:.1f} %; rate "
-              f"{row['learning_rate']:.3g}; {row['seconds']:.0f} s", flush=True)
+        print(
+            f"epoch {row['epoch']}/{self.recorder.recipe.epochs}: loss {row['loss']:.3f}, "
+            f"top-1 {row['top1']:.1f} %, top-5 {row['top5']:.1f} %; {row['evaluated_on']} top-1 "
+            f"{row['eval_top1']:.1f} %, top-5 {row['eval_top5']:.1f} %; rate "
+            f"{row['learning_rate']:.3g}; {row['seconds']:.0f} s",
+            flush=True,
+        )
 
     def close(self):
         if self.bar is not None:
@@ -326,8 +382,9 @@ class Progress(Callback):
 def signals_go_to(recorder):
     """Inside, Ctrl-C and SIGTERM ask the recorder to stop after the step. Python lets only its main
     thread handle signals."""
-    if (threading.current_thread() is not threading.main_thread()
-            or recorder.ranks > 1):  # they would stop at different steps and wait for each other
+    if (
+        threading.current_thread() is not threading.main_thread() or recorder.ranks > 1
+    ):  # they would stop at different steps and wait for each other
         yield
         return
 

@@ -1,4 +1,5 @@
 """The folder of a run: its files, its newest state, one process at a time, nothing destroyed."""
+
 from __future__ import annotations
 
 import contextlib
@@ -40,8 +41,9 @@ def read_about(folder):
         about = json.loads(path.read_text(encoding="utf-8"))
         recipe_of(about["recipe"])
     except (ValueError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path} is damaged ({error}); start again in another folder "
-                            "or with --overwrite") from None
+        raise TrainingError(
+            f"{path} is damaged ({error}); start again in another folder or with --overwrite"
+        ) from None
     return about
 
 
@@ -63,13 +65,20 @@ def newest_state(folder):
 def _check_meta(path, meta):
     """Refuse a state whose plain values are not those that `Recorder.save` writes."""
     train = meta.get("train")
-    right = (type(meta.get("epoch")) is int and type(meta.get("step", 0)) is int
-             and type(meta.get("best_top1")) in (int, float)
-             and isinstance(meta.get("log"), list) and len(meta["log"]) == meta["epoch"]
-             and all(isinstance(row, dict) for row in meta["log"])
-             and isinstance(meta.get("scaler"), (dict, type(None)))
-             and (not meta.get("step") or isinstance(train, dict)
-                  and {"images", "losses", "right"} <= set(train)))
+    right = (
+        type(meta.get("epoch")) is int
+        and type(meta.get("step", 0)) is int
+        and type(meta.get("best_top1")) in (int, float)
+        and isinstance(meta.get("log"), list)
+        and len(meta["log"]) == meta["epoch"]
+        and all(isinstance(row, dict) for row in meta["log"])
+        and isinstance(meta.get("scaler"), (dict, type(None)))
+        and (
+            not meta.get("step")
+            or isinstance(train, dict)
+            and {"images", "losses", "right"} <= set(train)
+        )
+    )
     if not right:
         raise checkpoint.CheckpointError(f"{path} is no state of a run: its 'meta' is damaged")
 
@@ -84,23 +93,33 @@ def prepare_folder(folder, recipe, fingerprint, resume, overwrite):
         about = read_about(folder)
         saved = recipe_of(about["recipe"])
         if saved.attention.startswith(OWN) and not recipe.attention.startswith(OWN):
-            raise TrainingError(f"the run in {folder} has an attention that is not in the registry "
-                                f"({saved.attention}): hand the same callable to fit again, "
-                                "attention=...")
-        differ = [f"{f.name} ({getattr(saved, f.name)} there, {getattr(recipe, f.name)} asked for)"
-                  for f in dataclasses.fields(Recipe)
-                  if f.name != "data" and getattr(saved, f.name) != getattr(recipe, f.name)]
+            raise TrainingError(
+                f"the run in {folder} has an attention that is not in the registry "
+                f"({saved.attention}): hand the same callable to fit again, "
+                "attention=..."
+            )
+        differ = [
+            f"{f.name} ({getattr(saved, f.name)} there, {getattr(recipe, f.name)} asked for)"
+            for f in dataclasses.fields(Recipe)
+            if f.name != "data" and getattr(saved, f.name) != getattr(recipe, f.name)
+        ]
         if differ:
-            raise TrainingError(f"the run in {folder} has another recipe: {', '.join(differ)}; "
-                                "continue it with its own, or choose another folder")
+            raise TrainingError(
+                f"the run in {folder} has another recipe: {', '.join(differ)}; "
+                "continue it with its own, or choose another folder"
+            )
         if about["data"]["crc32"] != fingerprint:
-            raise TrainingError(f"the run in {folder} was trained on other images: continue it "
-                                f"with its own data ({about['recipe']['data']})")
+            raise TrainingError(
+                f"the run in {folder} was trained on other images: continue it "
+                f"with its own data ({about['recipe']['data']})"
+            )
         return True
     if has_run and not overwrite:
-        raise TrainingError(f"{folder} holds a run already: continue it with --resume "
-                            "(resume=True), replace it with --overwrite (overwrite=True), or "
-                            "choose another folder with --out (out=)")
+        raise TrainingError(
+            f"{folder} holds a run already: continue it with --resume "
+            "(resume=True), replace it with --overwrite (overwrite=True), or "
+            "choose another folder with --out (out=)"
+        )
     if has_run:
         for path in [*folder.glob("visualdl/*"), *(folder / name for name in RUN_FILES)]:
             path.unlink(missing_ok=True)
@@ -118,8 +137,13 @@ def _leftovers(folder):
 def _is_ours(path):
     """Whether a path in a folder without run.json is there because a process was killed before it
     could write run.json: the lock, a half-written file, the folder of a log that was removed."""
-    return (path.name == "lock" or _is_leftover(path)
-            or path.name == "visualdl" and path.is_dir() and not any(path.iterdir()))
+    return (
+        path.name == "lock"
+        or _is_leftover(path)
+        or path.name == "visualdl"
+        and path.is_dir()
+        and not any(path.iterdir())
+    )
 
 
 @contextlib.contextmanager
@@ -128,16 +152,22 @@ def locked(folder):
     a process that ends, however it ends."""
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder} is a file: choose another folder with --out (out=)")
-    if folder.exists() and not (folder / "run.json").exists() and not all(
-            map(_is_ours, folder.iterdir())):
-        raise TrainingError(f"{folder} is not empty and holds no run: choose another folder with "
-                            "--out (out=)")
+    if (
+        folder.exists()
+        and not (folder / "run.json").exists()
+        and not all(map(_is_ours, folder.iterdir()))
+    ):
+        raise TrainingError(
+            f"{folder} is not empty and holds no run: choose another folder with --out (out=)"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / "lock", "a")  # noqa: SIM115
     except OSError as error:
-        raise TrainingError(f"cannot write to {folder}: {error.strerror or error}; choose another "
-                            "folder with --out (out=)") from error
+        raise TrainingError(
+            f"cannot write to {folder}: {error.strerror or error}; choose another "
+            "folder with --out (out=)"
+        ) from error
     with file:
         try:
             if fcntl is not None:
@@ -145,15 +175,21 @@ def locked(folder):
             else:
                 msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except OSError:
-            raise TrainingError(f"another process is training in {folder}: wait for it, or choose "
-                                "another folder with --out (out=)") from None
+            raise TrainingError(
+                f"another process is training in {folder}: wait for it, or choose "
+                "another folder with --out (out=)"
+            ) from None
         yield
 
 
 def versions():
     """Versions of what the numbers depend on, as a dictionary of strings."""
-    return {"nam_edu": __version__, "paddle": paddle.__version__, "numpy": np.__version__,
-            "python": platform.python_version()}
+    return {
+        "nam_edu": __version__,
+        "paddle": paddle.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def machine():

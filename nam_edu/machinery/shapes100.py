@@ -11,6 +11,7 @@ integer). There is no sine, no power and no sum whose order could matter; a rota
 with t = tan(angle / 2) as cos = (1 - t*t) / (1 + t*t), sin = 2*t / (1 + t*t). What could still
 differ is a processor or compiler that departs from IEEE 754, such as the x87 unit of 32-bit PCs.
 """
+
 from __future__ import annotations
 
 import os
@@ -37,8 +38,10 @@ PERIOD = {"striped": 7.5, "checked": 6.5, "dotted": 9.0}  # pixels, times 0.9 to
 
 # ---- silhouettes: (x, y) in [-1, 1], y upwards -> bool -------------------------------------------
 
+
 def _polygon(*points):
     """A test for the inside of a polygon: count the edges that a ray to the right crosses."""
+
     def inside(x, y):
         result = np.zeros(np.broadcast(x, y).shape, bool)
         for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1]):
@@ -46,6 +49,7 @@ def _polygon(*points):
                 crosses = (y0 > y) != (y1 > y)
                 result ^= crosses & (x < x0 + (y - y0) * ((x1 - x0) / (y1 - y0)))
         return result
+
     return inside
 
 
@@ -91,28 +95,38 @@ _SILHOUETTES = {
     "dome": lambda x, y: _disc(x, y, 0.0, -0.5, 1.0) & (y > -0.5),
     "crescent": lambda x, y: _disc(x, y, rx=0.95) & ~_disc(x, y, 0.5, 0.0, 0.72),
     "square": lambda x, y: _box(x, y, -0.78, 0.78, -0.78, 0.78),
-    "frame": lambda x, y: _box(x, y, -0.85, 0.85, -0.85, 0.85)
-                          & ~_box(x, y, -0.37, 0.37, -0.37, 0.37),
+    "frame": lambda x, y: (
+        _box(x, y, -0.85, 0.85, -0.85, 0.85) & ~_box(x, y, -0.37, 0.37, -0.37, 0.37)
+    ),
     "triangle": _polygon((0.0, 0.95), (-1.0, -0.75), (1.0, -0.75)),
     "star": _star,
     "cross": lambda x, y: _box(x, y, -0.3, 0.3, -0.95, 0.95) | _box(x, y, -0.95, 0.95, -0.3, 0.3),
     "heart": _heart,
-    "arrow": _polygon((0.0, 1.0), (-0.85, 0.1), (-0.3, 0.1), (-0.3, -1.0),
-                      (0.3, -1.0), (0.3, 0.1), (0.85, 0.1)),
-    "drop": lambda x, y: _disc(x, y, 0.0, -0.38, 0.62)
-                         | _polygon((0.0, 1.0), (-0.565, -0.12), (0.565, -0.12))(x, y),
+    "arrow": _polygon(
+        (0.0, 1.0), (-0.85, 0.1), (-0.3, 0.1), (-0.3, -1.0), (0.3, -1.0), (0.3, 0.1), (0.85, 0.1)
+    ),
+    "drop": lambda x, y: (
+        _disc(x, y, 0.0, -0.38, 0.62) | _polygon((0.0, 1.0), (-0.565, -0.12), (0.565, -0.12))(x, y)
+    ),
     "flower": _flower,
-    "hourglass": _polygon((-0.8, 0.95), (-0.14, 0.0), (-0.8, -0.95),
-                          (0.8, -0.95), (0.14, 0.0), (0.8, 0.95)),
-    "bolt": _polygon((0.1, 1.0), (-0.7, -0.1), (-0.1, -0.1), (-0.45, -1.0),
-                     (0.7, 0.2), (0.1, 0.2), (0.65, 1.0)),
-    "corner": _polygon((-0.8, 0.95), (-0.8, -0.85), (0.85, -0.85), (0.85, -0.25),
-                       (-0.2, -0.25), (-0.2, 0.95)),
-    "arch": lambda x, y: (_disc(x, y, rx=0.9) & ~_disc(x, y, rx=0.35) & (y >= 0))
-                         | _box(x, y, -0.9, -0.35, -0.9, 0.0) | _box(x, y, 0.35, 0.9, -0.9, 0.0),
+    "hourglass": _polygon(
+        (-0.8, 0.95), (-0.14, 0.0), (-0.8, -0.95), (0.8, -0.95), (0.14, 0.0), (0.8, 0.95)
+    ),
+    "bolt": _polygon(
+        (0.1, 1.0), (-0.7, -0.1), (-0.1, -0.1), (-0.45, -1.0), (0.7, 0.2), (0.1, 0.2), (0.65, 1.0)
+    ),
+    "corner": _polygon(
+        (-0.8, 0.95), (-0.8, -0.85), (0.85, -0.85), (0.85, -0.25), (-0.2, -0.25), (-0.2, 0.95)
+    ),
+    "arch": lambda x, y: (
+        (_disc(x, y, rx=0.9) & ~_disc(x, y, rx=0.35) & (y >= 0))
+        | _box(x, y, -0.9, -0.35, -0.9, 0.0)
+        | _box(x, y, 0.35, 0.9, -0.9, 0.0)
+    ),
     "tee": lambda x, y: _box(x, y, -0.92, 0.92, 0.35, 0.92) | _box(x, y, -0.3, 0.3, -0.95, 0.35),
-    "fish": lambda x, y: _disc(x, y, -0.3, 0.0, 0.7, 0.52)
-                         | _polygon((0.1, 0.0), (1.0, 0.65), (1.0, -0.65))(x, y),
+    "fish": lambda x, y: (
+        _disc(x, y, -0.3, 0.0, 0.7, 0.52) | _polygon((0.1, 0.0), (1.0, 0.65), (1.0, -0.65))(x, y)
+    ),
 }
 SHAPES = tuple(_SILHOUETTES)
 
@@ -153,8 +167,10 @@ def _grid(at, t, x, y, width, height):
     cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
     right, down = at - x[:, None], at - y[:, None]  # (m, k)
     cos, sin, width, height = (v[:, None] for v in (cos, sin, width, height))
-    return ((cos * right / width)[:, None, :] + (sin * down / width)[:, :, None],
-            (cos * down / height)[:, :, None] - (sin * right / height)[:, None, :])
+    return (
+        (cos * right / width)[:, None, :] + (sin * down / width)[:, :, None],
+        (cos * down / height)[:, :, None] - (sin * right / height)[:, None, :],
+    )
 
 
 def _pool(samples):
@@ -209,17 +225,33 @@ def _paint(fine, random):
     shape, texture = fine // len(TEXTURES), fine % len(TEXTURES)
     # One row of random numbers for each image.
     number, hue, vivid, luma, blotch, noise = np.split(
-        random((m, 71 + 2 * 3 * SIDE * SIDE)), (14, 17, 20, 23, 71), axis=1)
-    (size, x, y, stretch, turn, period, pattern_turn, pattern_x, pattern_y, dark, order, slope,
-     slope_turn, strength) = number.T
+        random((m, 71 + 2 * 3 * SIDE * SIDE)), (14, 17, 20, 23, 71), axis=1
+    )
+    (
+        size,
+        x,
+        y,
+        stretch,
+        turn,
+        period,
+        pattern_turn,
+        pattern_x,
+        pattern_y,
+        dark,
+        order,
+        slope,
+        slope_turn,
+        strength,
+    ) = number.T
 
     # The figure: radius 10 to 14 pixels, in the image but for a corner now and then, turned by up
     # to 20 degrees (0.176 = tan 10).
     radius = 10 + 4 * size
     x, y = ((2 * v - 1) * (15.5 - radius) for v in (x, y))
     stretch = 0.1 * (2 * stretch - 1)
-    u, v = _grid(SAMPLES, 0.176 * (2 * turn - 1), x, y,
-                 radius * (1 + stretch), radius * (1 - stretch))
+    u, v = _grid(
+        SAMPLES, 0.176 * (2 * turn - 1), x, y, radius * (1 + stretch), radius * (1 - stretch)
+    )
     column, row = (_clip((w + 1.1) * (TABLE / 2.2), 0, TABLE - 1).astype(np.int64) for w in (u, v))
     inside = _table()[shape[:, None, None], row, column]
     figure = _pool(inside)
@@ -230,8 +262,11 @@ def _paint(fine, random):
     bands = np.stack([np.zeros(m, np.int64), first, 3 - first])
     bands = np.where(dark < 0.5, bands, 2 - bands)
     ground, one, two = (
-        _colour(hue[:, k], 0.4 + 0.6 * vivid[:, k], 0.1 + 0.37 * bands[k] + 0.1 * luma[:, k])
-        [:, :, None, None] for k in range(3))
+        _colour(hue[:, k], 0.4 + 0.6 * vivid[:, k], 0.1 + 0.37 * bands[k] + 0.1 * luma[:, k])[
+            :, :, None, None
+        ]
+        for k in range(3)
+    )
 
     # Which share of each pixel has the figure's second colour.
     second = np.zeros((m, SIDE, SIDE))
@@ -244,16 +279,23 @@ def _paint(fine, random):
             second[i] = figure[i] * _clip(0.5 + down[:, None, None] * p, 0.0, 1.0)
         elif name != "plain":
             length = PERIOD[name] * (0.9 + 0.25 * period[i])
-            q, p = _grid(SAMPLES, pattern_turn[i], pattern_x[i] * length, pattern_y[i] * length,
-                         length, length)
+            q, p = _grid(
+                SAMPLES,
+                pattern_turn[i],
+                pattern_x[i] * length,
+                pattern_y[i] * length,
+                length,
+                length,
+            )
             second[i] = _pool(inside[i] & _pattern(name, p, q))
 
     # The background gets a slope and blotches, the whole image noise.
     zero, side = np.zeros(m), np.full(m, float(SIDE))
     steep, _ = _grid(PIXELS, 2 * slope_turn - 1, zero, zero, side, side)
     slope, strength = (2 * slope - 1)[:, None, None, None], strength[:, None, None, None]
-    ground = ground + 0.2 * slope * steep[:, None] + 0.2 * _interpolate(
-        blotch.reshape(m, 3, 4, 4) - 0.5)
+    ground = (
+        ground + 0.2 * slope * steep[:, None] + 0.2 * _interpolate(blotch.reshape(m, 3, 4, 4) - 0.5)
+    )
     noise = noise.reshape(m, 2, 3, SIDE, SIDE)
     share, second = figure[:, None], second[:, None]
     image = ground * (1 - share) + one * (share - second) + two * second
@@ -283,11 +325,12 @@ def draw(n, seed=0, *, split="train"):
     fine = _labels(n, rng)
     images = np.empty((n, 3, SIDE, SIDE), np.uint8)
     for start in range(0, n, CHUNK):
-        images[start:start + CHUNK], _ = _paint(fine[start:start + CHUNK], rng.random)
+        images[start : start + CHUNK], _ = _paint(fine[start : start + CHUNK], rng.random)
     return images, fine, fine // len(TEXTURES)
 
 
 # ---- archives ------------------------------------------------------------------------------------
+
 
 def make_shapes100(path, *, train=TRAIN, test=TEST, seed=0):
     """Draw the data set, write it as an archive in CIFAR-100's format, and return its path.
@@ -305,13 +348,16 @@ def make_shapes100(path, *, train=TRAIN, test=TEST, seed=0):
         raise ArchiveError(f"{path} cannot be written, because its folder cannot: {advice}")
     names = tuple(fine_names()), tuple(coarse_names())
     table = np.arange(len(names[0])) // len(TEXTURES)  # however few images there are
-    splits = [Split(*draw(n, seed, split=split), *names, table)
-              for split, n in (("train", train), ("test", test))]
+    splits = [
+        Split(*draw(n, seed, split=split), *names, table)
+        for split, n in (("train", train), ("test", test))
+    ]
     try:
         return write_archive(path, Archive(*splits, *names))
     except OSError as error:
         raise ArchiveError(
-            f"{path} cannot be written ({error.strerror or error}): {advice}") from error
+            f"{path} cannot be written ({error.strerror or error}): {advice}"
+        ) from error
 
 
 def writable(folder):
@@ -344,12 +390,14 @@ def load_shapes100(cache=None):
     if path.exists():
         try:
             archive = read_archive(path)
-            if ((len(archive.train), len(archive.test)) == (TRAIN, TEST)
-                    and list(archive.fine_names) == fine_names()):
+            if (len(archive.train), len(archive.test)) == (TRAIN, TEST) and list(
+                archive.fine_names
+            ) == fine_names():
                 return archive
         except ArchiveError:
             pass
     if not writable(folder):
         raise ArchiveError(
-            f"the folder {folder} cannot be written to: give another one with cache=")
+            f"the folder {folder} cannot be written to: give another one with cache="
+        )
     return read_archive(make_shapes100(path, train=TRAIN, test=TEST))
