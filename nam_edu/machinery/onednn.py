@@ -366,3 +366,334 @@ class _Conv2D(PyLayer):
         if any(wanted[1:]):
             grads[1:] = convolution.grad_weight(x, weight, grad)
         return tuple(g if w else None for g, w in zip(grads, wanted))
+
+
+# -------------------------------------------------------------------- one number per channel
+
+def _vector(tensor):
+    """The memory of a tensor (C,) as an array."""
+    return np.frombuffer((ctypes.c_float * tensor.shape[0]).from_address(tensor.data_ptr()),
+                         np.float32)
+
+
+def _address(array):
+    return array.__array_interface__["data"][0]
+
+
+class _Held(int):
+    """The address of an array that is held as long as the address is."""
+
+
+def _addresses(fold, *vectors):
+    """Where vectors lie, each repeated for `fold` pixels side by side."""
+    addresses = []
+    for vector in vectors:
+        array = np.tile(vector, fold) if fold > 1 else np.ascontiguousarray(vector, np.float32)
+        addresses.append(_Held(_address(array)))
+        addresses[-1].array = array
+    return addresses
+
+
+def _fold(x):
+    """(N, pixels, columns, how many pixels lie side by side in the columns) for a map (N, H, W, C).
+
+    oneDNN's loops take 16 columns at a time. Where C is not a multiple of 16 several pixels together
+    are taken for one of as many columns as it needs.
+    """
+    n, h, w, c = x.shape
+    fold = 16 // np.gcd(c, 16).item()
+    if fold > 1 and n * h * w % fold:
+        return n, h * w, c, 1
+    if h * w % fold:
+        return n * h * w // fold, 1, c * fold, fold
+    return n, h * w // fold, c * fold, fold
+
+
+def _over_std(variance, how):
+    return 1 / np.sqrt(variance + np.float32(how.epsilon))
+
+
+# ---------------------------------------------------------------------------------- batch norm
+
+class _BatchNorm:
+    """The primitives of a batch norm over (N, pixels, columns); `flags` are oneDNN's."""
+
+    def __init__(self, n, pixels, columns, epsilon, flags):
+        self.map, self.vector = _map(n, pixels, 1, columns), _plain(columns)
+        self.epsilon, self.flags = ctypes.c_float(epsilon), flags
+        self.description = _Description(
+            "batch_normalization_forward", _mine().engine, TRAINING, self.map, self.map,
+            self.epsilon, flags)
+        self.mask = self.description.layout(WORKSPACE_LAYOUT)  # where relu lets something through
+        self.forward = _Primitive(self.description, self._arguments(SRC, DST))
+
+    def _arguments(self, *maps):
+        arguments = dict.fromkeys(maps, self.map)
+        arguments.update(dict.fromkeys((MEAN, VARIANCE), self.vector))
+        if self.flags & SCALE_FLAG:
+            arguments.update(dict.fromkeys((SCALE, SHIFT) if maps[-1] == DST else (
+                SCALE, DIFF_SCALE, DIFF_SHIFT), self.vector))
+        if self.flags & RELU_FLAG:
+            arguments[WORKSPACE] = self.mask
+        return arguments
+
+    def new_mask(self):
+        return [paddle.empty([_size(self.mask)], "uint8")] if self.flags & RELU_FLAG else []
+
+    @functools.cached_property
+    def backward(self):
+        description = _Description(
+            "batch_normalization_backward", _mine().engine, BACKWARD, self.map, self.map, self.map,
+            self.epsilon, self.flags, self.description)
+        return _Primitive(description, self._arguments(SRC, DIFF_DST, DIFF_SRC))
+
+
+class _How:
+    """The arguments of a batch norm that have no gradient."""
+
+    def __init__(self, running_mean, running_var, training, momentum, epsilon, relu):
+        self.running_mean, self.running_var = running_mean, running_var
+        self.training, self.momentum, self.epsilon, self.relu = training, momentum, epsilon, relu
+
+    def flags(self, fold):
+        """oneDNN's: it computes the statistics itself where a column is a channel."""
+        return (SCALE_FLAG | SHIFT_FLAG | (RELU_FLAG if self.relu else 0)
+                | (0 if self.training and fold == 1 else GLOBAL_STATISTICS))
+
+    def statistics(self, x, spare):
+        """Mean and variance of each channel; `spare` is a map that may be overwritten."""
+        if not self.training:
+            return _vector(self.running_mean).copy(), _vector(self.running_var).copy()
+        n, pixels, columns, fold = _fold(x)
+        means, variances = np.empty((2, fold, columns // fold), np.float32)
+        _kept(_BatchNorm, n, pixels, columns, 0.0, 0).forward(
+            x.data_ptr(), spare.data_ptr(), _address(means), _address(variances))
+        mean = means.mean(0)
+        variance = variances.mean(0) + np.square(means - mean).mean(0)
+        self.update(mean, variance)
+        return mean, variance
+
+    def update(self, mean, variance):
+        """The running statistics, as Paddle does it: the momentum is the weight of the old ones."""
+        for running, batch in (self.running_mean, mean), (self.running_var, variance):
+            old = _vector(running)
+            old *= np.float32(self.momentum)
+            old += np.float32(1 - self.momentum) * batch
+
+
+def batch_norm(x, running_mean, running_var, scale, shift, training, momentum, epsilon, relu=False):
+    """`paddle.nn.functional.batch_norm` of a map (N, H, W, C), and relu if wanted.
+
+    In training the running statistics are updated in place.
+    """
+    how = _How(running_mean, running_var, training, momentum, epsilon, relu)
+    x = _contiguous(x)
+    if paddle.is_grad_enabled() and any(_wanted(x, scale, shift)):
+        return _Normalised.apply(x, scale, shift, how)
+    return _normalised(x, scale, shift, how)[0]
+
+
+def _normalised(x, scale, shift, how):
+    """(y, mean, variance, [where relu lets something through])"""
+    n, pixels, columns, fold = _fold(x)
+    y = paddle.empty(x.shape)
+    flags = how.flags(fold)
+    if flags & GLOBAL_STATISTICS:
+        mean, variance = how.statistics(x, y)
+    else:
+        mean, variance = np.empty((2, columns), np.float32)
+    norm = _kept(_BatchNorm, n, pixels, columns, how.epsilon, flags)
+    mask = norm.new_mask()
+    norm.forward(x.data_ptr(), y.data_ptr(),
+                 *_addresses(fold, mean, variance, _vector(scale), _vector(shift)),
+                 *(m.data_ptr() for m in mask))
+    if not flags & GLOBAL_STATISTICS:
+        how.update(mean, variance)
+    return y, mean, variance, mask
+
+
+class _Normalised(PyLayer):
+    @staticmethod
+    def forward(ctx, x, scale, shift, how):
+        y, mean, variance, mask = _normalised(x, scale, shift, how)
+        ctx.wanted = _wanted(x, scale, shift)
+        ctx.known = mean, variance, how
+        ctx.save_for_backward(x, scale, *mask)
+        return y
+
+    @staticmethod
+    @first_order
+    def backward(ctx, grad):
+        (x, scale, *mask), grad = ctx.saved_tensor(), _contiguous(grad)
+        mean, variance, how = ctx.known
+        n, pixels, columns, fold = _fold(x)
+        norm = _kept(_BatchNorm, n, pixels, columns, how.epsilon, how.flags(fold))
+        grads = np.empty((2, columns), np.float32)
+        grad_x = paddle.empty(x.shape)
+        norm.backward(x.data_ptr(), grad.data_ptr(), grad_x.data_ptr(),
+                      *_addresses(fold, mean, variance, _vector(scale)),
+                      _address(grads[0]), _address(grads[1]), *(m.data_ptr() for m in mask))
+        grad_scale, grad_shift = grads = grads.reshape(2, fold, -1).sum(1)
+        if how.training and fold > 1 and ctx.wanted[0]:
+            # What is missing so far: that mean and variance depend on x.
+            over_std, mean_scale, mean_shift = _over_std(variance, how), *grads * (len(mean) / x.size)
+            slope = -over_std * over_std * _vector(scale) * mean_scale
+            offset = -over_std * _vector(scale) * mean_shift - slope * mean
+            _kept(_Chain, n, pixels, columns, (MUL, VECTOR), (ADD, VECTOR), (ADD, MAP))(
+                x, grad_x, *_addresses(fold, slope, offset), grad_x.data_ptr())
+        grads = grad_x, paddle.to_tensor(grad_scale), paddle.to_tensor(grad_shift)
+        return tuple(g if w else None for g, w in zip(grads, ctx.wanted))
+
+
+# ---------------------------------------------------------------------- one pass over the maps
+
+VECTOR, MAP, NUMBER = "vector", "map", "number"
+
+
+class _Chain:
+    """Several operations on each number of a map in one pass: the first is a binary one, on the map
+    and a vector (one number per column), another map or a single number; the others follow, each
+    a binary one again or one of a single number: (RELU, alpha, beta)."""
+
+    def __init__(self, n, pixels, columns, *steps):
+        layouts = {MAP: _map(1, n * pixels, 1, columns), VECTOR: _plain(1, columns, 1, 1),
+                   NUMBER: _plain(1, 1, 1, 1)}
+        steps = [(step[0], layouts[step[1]]) if step[1] in layouts else step for step in steps]
+        (first, second), rest, whole = steps[0], steps[1:], layouts[MAP]
+        arguments = {SRC: whole, DST: whole, SRC_1: second}
+        arguments.update({POST_OP * (i + 1) + SRC_1: step[1]
+                          for i, step in enumerate(rest) if len(step) == 2})
+        self.run = _Primitive(
+            _Description("binary", _mine().engine, first, whole, second, whole, after=rest),
+            arguments)
+
+    def __call__(self, x, y, *addresses):
+        self.run(x.data_ptr(), y.data_ptr(), *addresses)
+
+
+def add_relu(x, shortcut):
+    """relu(x + shortcut) of two maps of one shape."""
+    if paddle.is_grad_enabled() and any(_wanted(x, shortcut)):
+        return _AddRelu.apply(x, shortcut)
+    return _add_relu(_contiguous(x), _contiguous(shortcut))
+
+
+def _add_relu(x, shortcut):
+    y = paddle.empty(x.shape)
+    _kept(_Chain, 1, 1, x.size, (ADD, MAP), (RELU, 0.0, 0.0))(x, y, shortcut.data_ptr())
+    return y
+
+
+def _relu_grad(y, grad):
+    """The gradient of relu where its result is y: grad where y > 0, else 0."""
+    result = paddle.empty(grad.shape)
+    zero = np.zeros(1, np.float32)
+    _kept(_Chain, 1, 1, y.size, (GREATER, NUMBER), (MUL, MAP))(
+        y, result, _address(zero), grad.data_ptr())
+    return result
+
+
+class _AddRelu(PyLayer):
+    @staticmethod
+    def forward(ctx, x, shortcut):
+        y = _add_relu(_contiguous(x), _contiguous(shortcut))
+        ctx.wanted = _wanted(x, shortcut)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @first_order
+    def backward(ctx, grad):
+        grad = _relu_grad(*ctx.saved_tensor(), _contiguous(grad))
+        # Two tensors: what somebody does to one gradient in place must not reach the other.
+        return tuple(g if w else None for g, w in zip((grad, grad), ctx.wanted))
+
+
+# ------------------------------------------------------------------------------------ NAM's gate
+
+CHUNK = 1 << 18  # numbers; so many of each map stay in the cache while a chunk is worked on
+
+
+def nam_gate(y, running_mean, running_var, scale, shift, training, momentum, epsilon,
+             shortcut=None, relu=False):
+    """sigmoid(logits) * y (+ shortcut) (and relu), logits = scale * normalised y + shift, for maps
+    (N, H, W, C); scale = W * gamma and shift = W * beta, (C,), come with their own gradients.
+
+    In training the running statistics are updated in place.
+    """
+    how = _How(running_mean, running_var, training, momentum, epsilon, relu)
+    if paddle.is_grad_enabled() and any(_wanted(y, scale, shift, shortcut)):
+        return _Gate.apply(y, scale, shift, shortcut, how)
+    shortcut = None if shortcut is None else _contiguous(shortcut)
+    return _gate(_contiguous(y), scale, shift, shortcut, how)[0]
+
+
+def _gate(y, scale, shift, shortcut, how):
+    """(out, mean, variance)"""
+    out = paddle.empty(y.shape)
+    mean, variance = how.statistics(y, out)
+    slope = _vector(scale) * _over_std(variance, how)
+    offset = _vector(shift) - slope * mean
+    n, pixels, columns, fold = _fold(y)
+    steps = [(MUL, VECTOR), (ADD, VECTOR), (LOGISTIC, 0.0, 0.0), (MUL, MAP)]
+    if shortcut is not None:
+        steps.append((ADD, MAP))
+    if how.relu:
+        steps.append((RELU, 0.0, 0.0))
+    maps = [y.data_ptr()] + ([] if shortcut is None else [shortcut.data_ptr()])
+    _kept(_Chain, n, pixels, columns, *steps)(y, out, *_addresses(fold, slope, offset), *maps)
+    return out, mean, variance
+
+
+class _Gate(PyLayer):
+    @staticmethod
+    def forward(ctx, y, scale, shift, shortcut, how):
+        y, shortcut = _contiguous(y), None if shortcut is None else _contiguous(shortcut)
+        out, mean, variance = _gate(y, scale, shift, shortcut, how)
+        ctx.wanted = _wanted(y, scale, shift, shortcut)[:3 if shortcut is None else 4]
+        ctx.known = mean, variance, how
+        ctx.save_for_backward(y, scale, shift, *([out] if how.relu else []))
+        return out
+
+    @staticmethod
+    @first_order
+    def backward(ctx, grad):
+        """With s = sigmoid(logits) and g the gradient behind relu: the logits get g * s * (1 - s) *
+        y, from which batch norm's backward leads to y, and y gets g * s besides."""
+        (y, scale, shift, *out), grad = ctx.saved_tensor(), _contiguous(grad)
+        mean, variance, how = ctx.known
+        if out:
+            grad = _relu_grad(out[0], grad)
+        over_std = _over_std(variance, how)
+        slope = _vector(scale) * over_std
+        offset = _vector(shift) - slope * mean
+        n, pixels, columns, fold = _fold(y)
+        logits = _addresses(fold, slope, offset)
+        one, minus_one = np.ones(1, np.float32), -np.ones(1, np.float32)
+        # First the gradient of the logits.
+        s, grad_y = paddle.empty(y.shape), paddle.empty(y.shape)
+        _kept(_Chain, n, pixels, columns, (MUL, VECTOR), (ADD, VECTOR), (LOGISTIC, 0.0, 0.0))(
+            y, s, *logits)
+        _kept(_Chain, n, pixels, columns, (MUL, NUMBER), (ADD, NUMBER), (MUL, MAP), (MUL, MAP),
+              (MUL, MAP))(s, grad_y, _address(minus_one), _address(one), s.data_ptr(),
+                          grad.data_ptr(), y.data_ptr())
+        norm = _kept(_BatchNorm, n, pixels, columns, how.epsilon,
+                     SCALE_FLAG | SHIFT_FLAG | GLOBAL_STATISTICS)
+        sums = np.empty((2, columns), np.float32)
+        unused = paddle.empty(y.shape)
+        norm.backward(y.data_ptr(), grad_y.data_ptr(), unused.data_ptr(),
+                      *_addresses(fold, mean, variance, slope),
+                      _address(sums[0]), _address(sums[1]))
+        grad_scale, grad_shift = sums = sums.reshape(2, fold, -1).sum(1)
+        # Then what leads from the logits to y, and g * s.
+        if ctx.wanted[0]:
+            _kept(_Chain, n, pixels, columns, (MUL, MAP))(s, s, grad.data_ptr())
+            mean_scale, mean_shift = sums * (len(mean) / y.size if how.training else 0)
+            inner_slope = -over_std * mean_scale
+            inner_offset = -mean_shift - inner_slope * mean
+            _kept(_Chain, n, pixels, columns, (MUL, VECTOR), (ADD, VECTOR), (ADD, MAP),
+                  (MUL, VECTOR), (ADD, MAP))(
+                y, grad_y, *_addresses(fold, inner_slope, inner_offset), grad_y.data_ptr(),
+                *_addresses(fold, slope), s.data_ptr())
+        grads = grad_y, paddle.to_tensor(grad_scale), paddle.to_tensor(grad_shift), grad
+        return tuple(g if w else None for g, w in zip(grads, ctx.wanted))
