@@ -697,3 +697,63 @@ class _Gate(PyLayer):
                 *_addresses(fold, slope), s.data_ptr())
         grads = grad_y, paddle.to_tensor(grad_scale), paddle.to_tensor(grad_shift), grad
         return tuple(g if w else None for g, w in zip(grads, ctx.wanted))
+
+
+# ------------------------------------------------------------------------------------- pooling
+
+class _MaxPool:
+    """The primitives of a max pooling; forward notes in a workspace where each maximum was."""
+
+    def __init__(self, shape, kernel, stride, padding, training):
+        n, h, w, c = shape
+        self.y_shape = [n, (h + 2 * padding[0] - kernel[0]) // stride[0] + 1,
+                        (w + 2 * padding[1] - kernel[1]) // stride[1] + 1, c]
+        # oneDNN wants the padding that is used, on each side.
+        last = [(out - 1) * s + k - p - size for out, s, k, p, size in zip(
+            self.y_shape[1:3], stride, kernel, padding, (h, w))]
+        self.maps = x, y = _map(*shape), _map(*self.y_shape)
+        self.how = [_Dims(*pair) for pair in (stride, kernel, (0, 0), padding, last)]
+        self.description = _Description("pooling_forward", _mine().engine,
+                                        TRAINING if training else INFERENCE, MAX, x, y, *self.how)
+        self.noted = self.description.layout(WORKSPACE_LAYOUT)
+        self.forward = _Primitive(
+            self.description, {SRC: x, DST: y, **({WORKSPACE: self.noted} if training else {})})
+
+    @functools.cached_property
+    def backward(self):
+        x, y = self.maps
+        description = _Description("pooling_backward", _mine().engine, MAX, x, y, *self.how,
+                                   self.description)
+        return _Primitive(description, {DIFF_DST: y, DIFF_SRC: x, WORKSPACE: self.noted})
+
+
+def max_pool(x, kernel, stride, padding):
+    """The largest number of each window of a map, (N, H, W, C) -> (N, H', W', C); all pairs."""
+    how = tuple(kernel), tuple(stride), tuple(padding)
+    if paddle.is_grad_enabled() and not x.stop_gradient:
+        return _MaxPooled.apply(x, how)
+    x = _contiguous(x)
+    pool = _kept(_MaxPool, tuple(x.shape), *how, False)
+    y = paddle.empty(pool.y_shape)
+    pool.forward(x.data_ptr(), y.data_ptr())
+    return y
+
+
+class _MaxPooled(PyLayer):
+    @staticmethod
+    def forward(ctx, x, how):
+        x = _contiguous(x)
+        ctx.shape = tuple(x.shape), *how, True
+        pool = _kept(_MaxPool, *ctx.shape)
+        y, noted = paddle.empty(pool.y_shape), paddle.empty([_size(pool.noted)], "uint8")
+        pool.forward(x.data_ptr(), y.data_ptr(), noted.data_ptr())
+        ctx.save_for_backward(noted)
+        return y
+
+    @staticmethod
+    @first_order
+    def backward(ctx, grad):
+        noted, = ctx.saved_tensor()
+        grad, grad_x = _contiguous(grad), paddle.empty(ctx.shape[0])
+        _kept(_MaxPool, *ctx.shape).backward(grad.data_ptr(), grad_x.data_ptr(), noted.data_ptr())
+        return grad_x
