@@ -14,6 +14,7 @@ import collections
 import ctypes
 import functools
 import glob
+import math
 import os
 import threading
 
@@ -394,16 +395,20 @@ def _addresses(fold, *vectors):
     return addresses
 
 
-def _fold(x):
+def _fold(x, columns=16):
     """(N, pixels, columns, how many pixels lie side by side in the columns) for a map (N, H, W, C).
 
-    oneDNN's loops take 16 columns at a time. Where C is not a multiple of 16 several pixels together
-    are taken for one of as many columns as it needs.
+    oneDNN's loops take 16 columns at a time, and those of `_Chain` begin anew in each row. So
+    several pixels are taken together for one of a multiple of 16, and at least `columns`, columns.
     """
     n, h, w, c = x.shape
-    fold = 16 // np.gcd(c, 16).item()
-    if fold > 1 and n * h * w % fold:
-        return n, h * w, c, 1
+    fold = 16 // math.gcd(c, 16)
+    while fold * c < columns:
+        fold *= 2
+    while n * h * w % fold:
+        fold //= 2  # a power of two from the start
+    if fold * c % 16:
+        fold = 1
     if h * w % fold:
         return n * h * w // fold, 1, c * fold, fold
     return n, h * w // fold, c * fold, fold
@@ -451,7 +456,8 @@ class _BatchNorm:
 class _How:
     """The arguments of a batch norm that have no gradient."""
 
-    def __init__(self, running_mean, running_var, training, momentum, epsilon, relu):
+    def __init__(self, running_mean, running_var, training, momentum, epsilon, relu, moments=None):
+        self.moments = moments
         self.running_mean, self.running_var = running_mean, running_var
         self.training, self.momentum, self.epsilon, self.relu = training, momentum, epsilon, relu
 
@@ -464,6 +470,9 @@ class _How:
         """Mean and variance of each channel; `spare` is a map that may be overwritten."""
         if not self.training:
             return _vector(self.running_mean).copy(), _vector(self.running_var).copy()
+        if self.moments is not None:
+            self.update(*self.moments)
+            return self.moments
         n, pixels, columns, fold = _fold(x)
         means, variances = np.empty((2, fold, columns // fold), np.float32)
         _kept(_BatchNorm, n, pixels, columns, 0.0, 0).forward(
@@ -481,16 +490,25 @@ class _How:
             old += np.float32(1 - self.momentum) * batch
 
 
-def batch_norm(x, running_mean, running_var, scale, shift, training, momentum, epsilon, relu=False):
+def batch_norm(x, running_mean, running_var, scale, shift, training, momentum, epsilon, relu=False,
+               moments=False):
     """`paddle.nn.functional.batch_norm` of a map (N, H, W, C), and relu if wanted.
 
-    In training the running statistics are updated in place.
+    In training the running statistics are updated in place. moments: return (y, mean and variance
+    of each channel of y, which follow from scale and shift; None outside training), for `nam_gate`.
     """
     how = _How(running_mean, running_var, training, momentum, epsilon, relu)
     x = _contiguous(x)
     if paddle.is_grad_enabled() and any(_wanted(x, scale, shift)):
-        return _Normalised.apply(x, scale, shift, how)
-    return _normalised(x, scale, shift, how)[0]
+        y, variance = _Normalised.apply(x, scale, shift, how), how.variance
+    else:
+        y, _, variance, _ = _normalised(x, scale, shift, how)
+    if not moments:
+        return y
+    if not training or relu:
+        return y, None
+    return y, (_vector(shift).copy(), np.square(_vector(scale)) * variance
+               * np.square(_over_std(variance, how)))
 
 
 def _normalised(x, scale, shift, how):
@@ -517,7 +535,7 @@ class _Normalised(PyLayer):
     def forward(ctx, x, scale, shift, how):
         y, mean, variance, mask = _normalised(x, scale, shift, how)
         ctx.wanted = _wanted(x, scale, shift)
-        ctx.known = mean, variance, how
+        ctx.known, how.variance = (mean, variance, how), variance
         ctx.save_for_backward(x, scale, *mask)
         return y
 
@@ -540,7 +558,8 @@ class _Normalised(PyLayer):
             slope = -over_std * over_std * _vector(scale) * mean_scale
             offset = -over_std * _vector(scale) * mean_shift - slope * mean
             _kept(_Chain, n, pixels, columns, (MUL, VECTOR), (ADD, VECTOR), (ADD, MAP))(
-                x, grad_x, *_addresses(fold, slope, offset), grad_x.data_ptr())
+                x.data_ptr(), grad_x.data_ptr(), *_addresses(fold, slope, offset),
+                grad_x.data_ptr())
         grads = grad_x, paddle.to_tensor(grad_scale), paddle.to_tensor(grad_shift)
         return tuple(g if w else None for g, w in zip(grads, ctx.wanted))
 
@@ -548,6 +567,7 @@ class _Normalised(PyLayer):
 # ---------------------------------------------------------------------- one pass over the maps
 
 VECTOR, MAP, NUMBER = "vector", "map", "number"
+_ZERO, _MINUS_ONE = np.zeros(1, np.float32), -np.ones(1, np.float32)
 
 
 class _Chain:
@@ -567,8 +587,9 @@ class _Chain:
             _Description("binary", _mine().engine, first, whole, second, whole, after=rest),
             arguments)
 
-    def __call__(self, x, y, *addresses):
-        self.run(x.data_ptr(), y.data_ptr(), *addresses)
+    def __call__(self, x, y, *others):
+        """Addresses of what is read and written first, then of the other operands in order."""
+        self.run(x, y, *others)
 
 
 def add_relu(x, shortcut):
@@ -580,16 +601,16 @@ def add_relu(x, shortcut):
 
 def _add_relu(x, shortcut):
     y = paddle.empty(x.shape)
-    _kept(_Chain, 1, 1, x.size, (ADD, MAP), (RELU, 0.0, 0.0))(x, y, shortcut.data_ptr())
+    _kept(_Chain, 1, 1, x.size, (ADD, MAP), (RELU, 0.0, 0.0))(
+        x.data_ptr(), y.data_ptr(), shortcut.data_ptr())
     return y
 
 
 def _relu_grad(y, grad):
     """The gradient of relu where its result is y: grad where y > 0, else 0."""
     result = paddle.empty(grad.shape)
-    zero = np.zeros(1, np.float32)
     _kept(_Chain, 1, 1, y.size, (GREATER, NUMBER), (MUL, MAP))(
-        y, result, _address(zero), grad.data_ptr())
+        y.data_ptr(), result.data_ptr(), _address(_ZERO), grad.data_ptr())
     return result
 
 
@@ -605,23 +626,25 @@ class _AddRelu(PyLayer):
     @first_order
     def backward(ctx, grad):
         grad = _relu_grad(*ctx.saved_tensor(), _contiguous(grad))
-        # Two tensors: what somebody does to one gradient in place must not reach the other.
-        return tuple(g if w else None for g, w in zip((grad, grad), ctx.wanted))
+        return tuple(grad if w else None for w in ctx.wanted)
 
 
 # ------------------------------------------------------------------------------------ NAM's gate
 
-CHUNK = 1 << 18  # numbers; so many of each map stay in the cache while a chunk is worked on
+CHUNK = 1 << 17  # numbers; so many of each map stay in the cache while a chunk is worked on
+WIDE = 256  # columns
+GATE = (MUL, VECTOR), (ADD, VECTOR), (LOGISTIC, 0.0, 0.0)
 
 
 def nam_gate(y, running_mean, running_var, scale, shift, training, momentum, epsilon,
-             shortcut=None, relu=False):
+             shortcut=None, relu=False, moments=None):
     """sigmoid(logits) * y (+ shortcut) (and relu), logits = scale * normalised y + shift, for maps
     (N, H, W, C); scale = W * gamma and shift = W * beta, (C,), come with their own gradients.
 
-    In training the running statistics are updated in place.
+    In training the running statistics are updated in place. moments: mean and variance of each
+    channel where they are known, from `batch_norm`.
     """
-    how = _How(running_mean, running_var, training, momentum, epsilon, relu)
+    how = _How(running_mean, running_var, training, momentum, epsilon, relu, moments)
     if paddle.is_grad_enabled() and any(_wanted(y, scale, shift, shortcut)):
         return _Gate.apply(y, scale, shift, shortcut, how)
     shortcut = None if shortcut is None else _contiguous(shortcut)
@@ -633,15 +656,16 @@ def _gate(y, scale, shift, shortcut, how):
     out = paddle.empty(y.shape)
     mean, variance = how.statistics(y, out)
     slope = _vector(scale) * _over_std(variance, how)
-    offset = _vector(shift) - slope * mean
-    n, pixels, columns, fold = _fold(y)
-    steps = [(MUL, VECTOR), (ADD, VECTOR), (LOGISTIC, 0.0, 0.0), (MUL, MAP)]
+    n, pixels, columns, fold = _fold(y, WIDE)
+    steps, maps = [*GATE, (MUL, MAP)], [y.data_ptr()]
     if shortcut is not None:
         steps.append((ADD, MAP))
+        maps.append(shortcut.data_ptr())
     if how.relu:
         steps.append((RELU, 0.0, 0.0))
-    maps = [y.data_ptr()] + ([] if shortcut is None else [shortcut.data_ptr()])
-    _kept(_Chain, n, pixels, columns, *steps)(y, out, *_addresses(fold, slope, offset), *maps)
+    _kept(_Chain, n, pixels, columns, *steps)(
+        y.data_ptr(), out.data_ptr(), *_addresses(fold, slope, _vector(shift) - slope * mean),
+        *maps)
     return out, mean, variance
 
 
@@ -662,41 +686,51 @@ class _Gate(PyLayer):
         y, from which batch norm's backward leads to y, and y gets g * s besides."""
         (y, scale, shift, *out), grad = ctx.saved_tensor(), _contiguous(grad)
         mean, variance, how = ctx.known
-        if out:
-            grad = _relu_grad(out[0], grad)
         over_std = _over_std(variance, how)
         slope = _vector(scale) * over_std
-        offset = _vector(shift) - slope * mean
-        n, pixels, columns, fold = _fold(y)
-        logits = _addresses(fold, slope, offset)
-        one, minus_one = np.ones(1, np.float32), -np.ones(1, np.float32)
-        # First the gradient of the logits.
-        s, grad_y = paddle.empty(y.shape), paddle.empty(y.shape)
-        _kept(_Chain, n, pixels, columns, (MUL, VECTOR), (ADD, VECTOR), (LOGISTIC, 0.0, 0.0))(
-            y, s, *logits)
-        _kept(_Chain, n, pixels, columns, (MUL, NUMBER), (ADD, NUMBER), (MUL, MAP), (MUL, MAP),
-              (MUL, MAP))(s, grad_y, _address(minus_one), _address(one), s.data_ptr(),
-                          grad.data_ptr(), y.data_ptr())
-        norm = _kept(_BatchNorm, n, pixels, columns, how.epsilon,
-                     SCALE_FLAG | SHIFT_FLAG | GLOBAL_STATISTICS)
-        sums = np.empty((2, columns), np.float32)
-        unused = paddle.empty(y.shape)
-        norm.backward(y.data_ptr(), grad_y.data_ptr(), unused.data_ptr(),
-                      *_addresses(fold, mean, variance, slope),
-                      _address(sums[0]), _address(sums[1]))
+        n, pixels, columns, fold = _fold(y, WIDE)
+        logits = _addresses(fold, slope, _vector(shift) - slope * mean)
+        norm = _addresses(fold, mean, variance, slope)
+        grad_y, behind = paddle.empty(y.shape), paddle.empty(y.shape) if out else grad
+        sums, part = np.zeros((2, 2, columns), np.float32)
+        flags = SCALE_FLAG | SHIFT_FLAG | GLOBAL_STATISTICS
+        # First the gradient of the logits, and its sums.
+        for rows, at in _chunks(n * pixels, columns):
+            s, spare = _spare(rows * columns)
+            if out:
+                _kept(_Chain, 1, rows, columns, (GREATER, NUMBER), (MUL, MAP))(
+                    at(out[0]), at(behind), _address(_ZERO), at(grad))
+            _kept(_Chain, 1, rows, columns, *GATE)(at(y), s, *logits)
+            _kept(_Chain, 1, rows, columns, (MUL, NUMBER), (LINEAR, 1.0, 1.0), (MUL, MAP),
+                  (MUL, MAP), (MUL, MAP))(
+                s, at(grad_y), _address(_MINUS_ONE), s, at(behind), at(y))
+            _kept(_BatchNorm, 1, rows, columns, how.epsilon, flags).backward(
+                at(y), at(grad_y), spare, *norm, _address(part[0]), _address(part[1]))
+            sums += part
         grad_scale, grad_shift = sums = sums.reshape(2, fold, -1).sum(1)
         # Then what leads from the logits to y, and g * s.
-        if ctx.wanted[0]:
-            _kept(_Chain, n, pixels, columns, (MUL, MAP))(s, s, grad.data_ptr())
-            mean_scale, mean_shift = sums * (len(mean) / y.size if how.training else 0)
-            inner_slope = -over_std * mean_scale
-            inner_offset = -mean_shift - inner_slope * mean
-            _kept(_Chain, n, pixels, columns, (MUL, VECTOR), (ADD, VECTOR), (ADD, MAP),
-                  (MUL, VECTOR), (ADD, MAP))(
-                y, grad_y, *_addresses(fold, inner_slope, inner_offset), grad_y.data_ptr(),
-                *_addresses(fold, slope), s.data_ptr())
-        grads = grad_y, paddle.to_tensor(grad_scale), paddle.to_tensor(grad_shift), grad
+        mean_scale, mean_shift = sums * (len(mean) / y.size if how.training else 0)
+        inner_slope = -over_std * mean_scale
+        inner = _addresses(fold, inner_slope, -mean_shift - inner_slope * mean)
+        for rows, at in _chunks(n * pixels, columns) if ctx.wanted[0] else ():
+            s, _ = _spare(rows * columns)
+            _kept(_Chain, 1, rows, columns, *GATE, (MUL, MAP))(at(y), s, *logits, at(behind))
+            _kept(_Chain, 1, rows, columns, (MUL, VECTOR), (ADD, VECTOR), (ADD, MAP), (MUL, VECTOR),
+                  (ADD, MAP))(at(y), at(grad_y), *inner, at(grad_y), norm[2], s)
+        grads = grad_y, paddle.to_tensor(grad_scale), paddle.to_tensor(grad_shift), behind
         return tuple(g if w else None for g, w in zip(grads, ctx.wanted))
+
+
+def _chunks(rows, columns):
+    """(how many rows, a function that takes a map to the address of the first of them)"""
+    step = max(1, CHUNK // columns)
+    for first in range(0, rows, step):
+        yield min(step, rows - first), lambda x, at=4 * first * columns: x.data_ptr() + at
+
+
+def _spare(numbers):
+    """Two places for a chunk that is needed for a moment."""
+    return _mine().buffer("chunk", 4 * numbers), _mine().buffer("spare", 4 * numbers)
 
 
 # ------------------------------------------------------------------------------------- pooling
