@@ -121,8 +121,7 @@ class _Thread(threading.local):
         """Address of `size` bytes that hold until the next call with this name."""
         if name not in self.buffers or self.buffers[name].nbytes < size + 64:
             self.buffers[name] = np.empty(size + 64, np.uint8)
-        address = self.buffers[name].ctypes.data
-        return address + -address % 64
+        return _aligned(self.buffers[name])
 
 
 _thread = None
@@ -347,6 +346,39 @@ def conv2d(x, weight, bias, stride, padding, dilation=(1, 1), groups=1):
                  True).run(x, weight, bias)
 
 
+def conv2d_folded(x, weight, bias, norm, stride, padding, dilation=(1, 1), groups=1, relu=False,
+                  kept=None):
+    """The same followed by a batch norm with running statistics, and relu if wanted, in one pass;
+    without gradients.
+
+    norm: (running_mean, running_var, scale, shift, epsilon). kept: a dictionary, for this layer
+    alone, in which what was made of the weights stays for the next call; the caller promises that
+    nothing of the layer changes meanwhile.
+    """
+    x, weight = _contiguous(x), _contiguous(weight)
+    shape = (tuple(x.shape), tuple(weight.shape), tuple(stride), tuple(padding), tuple(dilation),
+             groups, True, relu, True)
+    convolution = _kept(_Convolution, *shape)
+    made = (kept or {}).get(shape) or _folded(convolution, weight, bias, *norm)
+    if kept is not None:
+        kept[shape] = made
+    packed, shift = made
+    y = paddle.empty(convolution.y_shape)
+    convolution.forward(x.data_ptr(), _aligned(packed), y.data_ptr(), _address(shift))
+    return y
+
+
+def _folded(convolution, weight, bias, running_mean, running_var, scale, shift, epsilon):
+    """(weights with the scale of the batch norm in oneDNN's layout, its shift)"""
+    factor = _vector(scale) / np.sqrt(_vector(running_var) + np.float32(epsilon))
+    shift = _vector(shift) + factor * ((0 if bias is None else _vector(bias))
+                                       - _vector(running_mean))
+    scaled = _array(weight) * factor[:, None, None, None]
+    packed = np.empty(_size(convolution.packed) + 64, np.uint8)
+    convolution.pack(_address(scaled), _aligned(packed))
+    return packed, shift
+
+
 class _Conv2D(PyLayer):
     @staticmethod
     def forward(ctx, x, weight, bias, how):
@@ -371,14 +403,26 @@ class _Conv2D(PyLayer):
 
 # -------------------------------------------------------------------- one number per channel
 
+def _array(tensor):
+    """The memory of a contiguous tensor as an array."""
+    numbers = (ctypes.c_float * tensor.size).from_address(tensor.data_ptr())
+    return np.frombuffer(numbers, np.float32).reshape(tensor.shape)
+
+
 def _vector(tensor):
-    """The memory of a tensor (C,) as an array."""
+    """The same for one number per channel."""
     return np.frombuffer((ctypes.c_float * tensor.shape[0]).from_address(tensor.data_ptr()),
                          np.float32)
 
 
 def _address(array):
     return array.__array_interface__["data"][0]
+
+
+def _aligned(buffer):
+    """The first address in a buffer at which a line of the cache begins."""
+    address = _address(buffer)
+    return address + -address % 64
 
 
 class _Held(int):
@@ -791,3 +835,11 @@ class _MaxPooled(PyLayer):
         grad, grad_x = _contiguous(grad), paddle.empty(ctx.shape[0])
         _kept(_MaxPool, *ctx.shape).backward(grad.data_ptr(), grad_x.data_ptr(), noted.data_ptr())
         return grad_x
+
+
+def global_average(x):
+    """The mean of each channel of each image, (N, H, W, C) -> (N, 1, 1, C): a matrix product, which
+    Paddle computes faster than a mean over axes in the middle."""
+    n, h, w, c = x.shape
+    share = paddle.full([n, 1, h * w], 1 / (h * w))
+    return paddle.bmm(share, x.reshape([n, h * w, c])).reshape([n, 1, 1, c])
