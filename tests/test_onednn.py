@@ -1,4 +1,4 @@
-"""Convolutions, batch norms and gates by oneDNN: values and gradients against Paddle's in float64."""
+"""Convolutions, batch norms and gates by oneDNN: values and gradients are Paddle's in float64."""
 import os
 import subprocess
 import sys
@@ -164,8 +164,9 @@ def test_gradients_that_nobody_wants(wanted):
     def gate(y, scale, shift):
         if y.dtype == paddle.float32:
             return onednn.nam_gate(y, mean, variance, scale, shift, True, 1.0, 1e-5)
-        return y * F.sigmoid(F.batch_norm(y, mean.astype("float64"), variance.astype("float64"),
-                                          scale, shift, True, 1.0, 1e-5, "NHWC"))
+        centred = y - y.mean([0, 1, 2])  # F.batch_norm forgets shift where scale wants no gradient
+        normalised = centred / (centred.square().mean([0, 1, 2]) + 1e-5).sqrt()
+        return y * F.sigmoid(normalised * scale + shift)
 
     both(gate, gate, [numbers(0, 4, 5, 5, 12), numbers(1, 12), numbers(2, 12)], wanted)
 
@@ -260,9 +261,9 @@ def test_more_than_the_first_gradient_is_refused():
     def loss():
         return (onednn.conv2d(x, weight, None, (1, 1), (1, 1, 1, 1))**2).sum()
 
-    with pytest.raises(RuntimeError, match="NAM_EDU_CONVOLUTION=paddle"):
+    with pytest.raises((RuntimeError, OSError), match="create_graph"):
         paddle.grad(loss(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="retain_graph"):
+    with pytest.raises((RuntimeError, OSError), match="retain_graph"):
         loss().backward(retain_graph=True)
     assert x.grad is None
     total = loss()

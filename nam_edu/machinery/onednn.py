@@ -598,7 +598,8 @@ class _Normalised(PyLayer):
         grad_scale, grad_shift = grads = grads.reshape(2, fold, -1).sum(1)
         if how.training and fold > 1 and ctx.wanted[0]:
             # What is missing so far: that mean and variance depend on x.
-            over_std, mean_scale, mean_shift = _over_std(variance, how), *grads * (len(mean) / x.size)
+            over_std = _over_std(variance, how)
+            mean_scale, mean_shift = grads * (len(mean) / x.size)
             slope = -over_std * over_std * _vector(scale) * mean_scale
             offset = -over_std * _vector(scale) * mean_shift - slope * mean
             _kept(_Chain, n, pixels, columns, (MUL, VECTOR), (ADD, VECTOR), (ADD, MAP))(
