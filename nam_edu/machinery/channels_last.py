@@ -7,7 +7,7 @@ own. Every other layer, such as an attention that somebody wrote, is called as i
 (N, C, H, W). So a layer that does something else than its type says is slower here, never wrong.
 
 `NAM_EDU_CONVOLUTION=paddle` switches all of this off. Gradients are Paddle's own up to rounding;
-for what they cannot do see `first_order`.
+for what they cannot do see `operation`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ import paddle.nn.functional as F
 
 from ..attention import NAM, ChannelNAM, FoldedBatchNorm, SpatialNAM
 from ..baselines import ConstantGate
-from . import onednn
-from .convolution import LARGEST_MAP, conv2d, folded_conv2d, switched_off
-from .first_order import Operation
+from .convolution import LARGEST_MAP, conv2d, switched_off
+from .operation import Operation
 
 FEWEST_IMAGES = 8  # for smaller batches the weights would take longer to prepare than the maps
 FEW_CHANNELS = 4  # of images
@@ -36,7 +35,9 @@ def through(layers, x):
         for layer in layers:
             x = layer(x)
         return x
-    x, last = _in_turn(layers, x, False)
+    last = False
+    for layer in layers:
+        x, last = _run(layer, x, last)
     return _turned(x, last, False)
 
 
@@ -52,10 +53,7 @@ def _possible(x):
 
 
 def _pays_off(layer, x):
-    """Whether from this layer on maps are to lie channels last: with oneDNN all of them, without it
-    those that are small."""
-    if onednn.available():
-        return True
+    """Whether from this layer on maps are small enough to lie channels last."""
     channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
     if channels <= FEW_CHANNELS:  # a stem with a stride leaves small maps
         return (
@@ -103,52 +101,15 @@ def is_plain(layer, kind=None):
     )
 
 
-def _in_turn(layers, x, last):
-    """(x through the layers, whether its channels lie last); x has them last or second."""
-    layers = list(layers)
-    while layers:
-        layer, *rest = layers
-        if not last and _pays_off(layer, x):
-            x, last = _turned(x, False, True), True
-        if is_plain(layer, nn.Sequential):  # its parts may change the layout
-            x, last = _in_turn(layer, x, last)
-            layers = rest
-        else:
-            x, layers = _first(layers, x, last)
-    return x, last
-
-
-def _first(layers, x, last):
-    """(x through the first of the layers, the others); where two or three of them make one
-    operation, those are taken together."""
-    layer, *rest = layers
-    if is_plain(layer, nn.Conv2D) and rest and last and _folds(rest[0]):
-        scale, shift = _affine(rest[0])
-        relu = len(rest) > 1 and is_plain(rest[1], nn.ReLU)
-        y = _conv2d(layer, x, last, (scale, shift, relu))
-        if y is not None:
-            return y, rest[2:] if relu else rest[1:]
-    if is_plain(layer, nn.BatchNorm2D) and rest and is_plain(rest[0], nn.ReLU):
-        return _batch_norm(layer, x, last, relu=True), rest[1:]
-    return _computed(layer, x, last), rest
-
-
-def _folds(layer):
-    """Whether a layer is a batch norm that can be made a part of the convolution before it."""
-    return (
-        is_plain(layer, nn.BatchNorm2D)
-        and not layer.training
-        and not paddle.is_grad_enabled()
-        and layer._data_format == "NCHW"
-    )
-
-
-def _affine(bn):
-    """(scale, shift) to which a batch norm comes down in inference mode."""
-    scale = (bn._variance + bn._epsilon).rsqrt()
-    scale = scale if bn.weight is None else scale * bn.weight
-    shift = -bn._mean * scale
-    return scale, shift if bn.bias is None else shift + bn.bias
+def _run(layer, x, last):
+    """(layer(x), whether its channels lie last), for x whose channels lie last or second."""
+    if not last and _pays_off(layer, x):
+        x, last = _turned(x, False, True), True
+    if type(layer) is nn.Sequential and is_plain(layer):  # its parts may change the layout
+        for part in layer:
+            x, last = _run(part, x, last)
+        return x, last
+    return _computed(layer, x, last), last
 
 
 def _computed(layer, x, last):
@@ -171,9 +132,8 @@ def _format(last):
 
 @knows(nn.Sequential)
 def _sequential(layer, x, last):
-    layers = list(layer)
-    while layers:
-        x, layers = _first(layers, x, last)
+    for part in layer:
+        x = _computed(part, x, last)
     return x
 
 
@@ -198,9 +158,7 @@ def _constant_gate(layer, x, last):
 
 
 @knows(nn.Conv2D)
-def _conv2d(layer, x, last, followed_by=None):
-    """followed_by: (scale, shift, whether relu is to follow) of an affine step after it; None is
-    the result where these cannot be taken together."""
+def _conv2d(layer, x, last):
     padding = layer._updated_padding
     padding = (padding, padding) if isinstance(padding, int) else padding
     if (
@@ -210,45 +168,34 @@ def _conv2d(layer, x, last, followed_by=None):
         or layer._padding_algorithm != "EXPLICIT"
         or len(padding) != 2
     ):
-        return _as_it_is(layer, x, last) if followed_by is None else None
-    how = (tuple(layer._stride), tuple(padding), tuple(layer._dilation), layer._groups)
-    if followed_by is not None:
-        return folded_conv2d(x, layer.weight, layer.bias, *followed_by, *how)
-    return conv2d(x, layer.weight, layer.bias, *how)
+        return _as_it_is(layer, x, last)
+    return conv2d(
+        x,
+        layer.weight,
+        layer.bias,
+        tuple(layer._stride),
+        tuple(padding),
+        tuple(layer._dilation),
+        layer._groups,
+    )
 
 
 @knows(nn.BatchNorm2D)
-def _batch_norm(layer, x, last, relu=False):
+def _batch_norm(layer, x, last):
     if not last or layer._data_format != "NCHW":
-        y = _as_it_is(layer, x, last)
-    elif layer.weight is not None and layer.bias is not None and not layer._use_global_stats:
-        return _normalised(layer, x, layer.weight, layer.bias, relu)
-    else:
-        y = F.batch_norm(
-            x,
-            layer._mean,
-            layer._variance,
-            layer.weight,
-            layer.bias,
-            layer.training,
-            layer._momentum,
-            layer._epsilon,
-            "NHWC",
-            layer._use_global_stats,
-        )
-    return F.relu(y) if relu else y
-
-
-def _normalised(bn, x, scale, shift, relu=False):
-    """A batch norm with this scale and shift, and relu of it if wanted, channels last."""
-    if bn.training and onednn.fast_channels(x.shape[3]) and onednn.available():
-        return onednn.batch_norm(
-            x, bn._mean, bn._variance, scale, shift, bn._momentum, bn._epsilon, relu
-        )
-    y = F.batch_norm(
-        x, bn._mean, bn._variance, scale, shift, bn.training, bn._momentum, bn._epsilon, "NHWC"
+        return _as_it_is(layer, x, last)
+    return F.batch_norm(
+        x,
+        layer._mean,
+        layer._variance,
+        layer.weight,
+        layer.bias,
+        layer.training,
+        layer._momentum,
+        layer._epsilon,
+        "NHWC",
+        layer._use_global_stats,
     )
-    return F.relu(y) if relu else y
 
 
 @knows(nn.MaxPool2D)
@@ -298,10 +245,16 @@ def _folded_batch_norm(bn, x, last):
 def _logits(bn, x, last):
     """W * BN(x), where x has its features in the last axis or in the second."""
     scale, shift = bn.folded()
-    if last:
-        return _normalised(bn, x, scale, shift)
     return F.batch_norm(
-        x, bn._mean, bn._variance, scale, shift, bn.training, bn._momentum, bn._epsilon
+        x,
+        bn._mean,
+        bn._variance,
+        scale,
+        shift,
+        bn.training,
+        bn._momentum,
+        bn._epsilon,
+        _format(last),
     )
 
 
@@ -372,34 +325,13 @@ def residual_block(*branch):
 
     def compute(block, x, last):
         out = shortcut = x
-        layers = [RELU if name == "relu" else getattr(block, name) for name in branch]
-        while layers:
-            out, layers = _first(layers, out, last)
+        for name in branch:
+            out = F.relu(out) if name == "relu" else _computed(getattr(block, name), out, last)
         if block.downsample is not None:
             shortcut = _computed(block.downsample, x, last)
-        return _attended(block.attention, out, shortcut, last)
+        return F.relu(_computed(block.attention, out, last) + shortcut)
 
     def decorate(kind):
         return knows(kind)(compute) and kind
 
     return decorate
-
-
-RELU = nn.ReLU()
-
-
-def _attended(attention, x, shortcut, last):
-    """relu(attention(x) + shortcut), in one pass where that is known."""
-    together = last and onednn.available() and x.shape == shortcut.shape
-    if (
-        together
-        and is_plain(attention, NAM)
-        and attention.spatial is None
-        and is_plain(attention.channel, ChannelNAM)
-        and is_plain(attention.channel.bn, FoldedBatchNorm)
-    ):
-        return onednn.gate_add_relu(x, _logits(attention.channel.bn, x, last), shortcut)
-    x = _computed(attention, x, last)
-    if together and x.shape == shortcut.shape:
-        return onednn.add_relu(x, shortcut)
-    return F.relu(x + shortcut)

@@ -13,7 +13,7 @@ rows of one matrix. The choice by shape, from the measurements in results/convol
                gathered into a row, then one product with the weights
 
 Larger maps, groups, dilation, other types and a GPU go to Paddle's kernel. Values and gradients are
-Paddle's own up to rounding; for what they cannot do see `first_order`.
+Paddle's own up to rounding; for what they cannot do see `operation`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from . import onednn
-from .first_order import Operation
+from .operation import Operation
 
 LARGEST_MAP = 8 * 8  # pixels
-SMALL_MAP = 4 * 4  # up to this, products are faster than oneDNN
 FEW_CHANNELS = 4  # of images
 LARGEST_IMAGE = 64 * 64  # pixels; of larger images the windows of the stem would fill the memory
 
@@ -52,44 +50,20 @@ def conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1),
     weight (C', C / groups, kh, kw) as in `nn.Conv2D`; stride, padding and dilation are pairs.
     Values and gradients are those of `paddle.nn.functional.conv2d` up to rounding.
     """
-    if x.dtype == paddle.float32 and x.place.is_cpu_place():
-        if _by_products(x, weight, dilation, groups):
-            y = _convolve(x, weight, stride, padding)
-            return y if bias is None else y + bias
-        if onednn.available():
-            with contextlib.suppress(onednn.Refused):
-                return onednn.conv2d(x, weight, bias, stride, _both_ends(padding), dilation, groups)
-    y = F.conv2d(x.transpose([0, 3, 1, 2]), weight, bias, stride, padding, dilation, groups)
-    return y.transpose([0, 2, 3, 1])
-
-
-def folded_conv2d(x, weight, bias, scale, shift, relu, stride, padding, dilation, groups):
-    """scale * conv2d(...) + shift, and relu of it if wanted, as one convolution; for passes without
-    gradients. scale, shift: (C',)."""
-    weight = weight * scale.reshape([-1, 1, 1, 1])
-    shift = shift if bias is None else shift + bias * scale
-    if not _by_products(x, weight, dilation, groups) and onednn.available():
-        with contextlib.suppress(onednn.Refused):
-            return onednn.conv2d(
-                x, weight, shift, stride, _both_ends(padding), dilation, groups, relu
-            )
-    y = conv2d(x, weight, shift, stride, padding, dilation, groups)
-    return F.relu(y) if relu else y
-
-
-def _both_ends(padding):
-    return padding[0], padding[0], padding[1], padding[1]
-
-
-def _by_products(x, weight, dilation, groups):
-    """Whether our own matrix products are the fastest for this shape."""
-    if groups != 1 or dilation != (1, 1):
-        return False
     _, h, w, channels = x.shape
-    if onednn.available():
-        return h * w <= SMALL_MAP
     small = h * w <= LARGEST_MAP or tuple(weight.shape[2:]) == (1, 1)
-    return small or (channels <= FEW_CHANNELS and h * w <= LARGEST_IMAGE)
+    few = channels <= FEW_CHANNELS and h * w <= LARGEST_IMAGE
+    if not (
+        groups == 1
+        and dilation == (1, 1)
+        and x.dtype == paddle.float32
+        and x.place.is_cpu_place()
+        and (small or few)
+    ):
+        y = F.conv2d(x.transpose([0, 3, 1, 2]), weight, bias, stride, padding, dilation, groups)
+        return y.transpose([0, 2, 3, 1])
+    y = _convolve(x, weight, stride, padding)
+    return y if bias is None else y + bias
 
 
 # ------------------------------------------------------------------------ weights made ready
