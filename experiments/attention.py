@@ -69,7 +69,7 @@ class Trial:
             epochs=self.epochs,
             nesterov=True,
             penalty=self.penalty,
-            decay_gamma=self.decay_gamma,
+            gamma_decay=1.0 if self.decay_gamma else 0.0,
             seed=self.seed,
             mean=CIFAR100_MEAN,
             std=CIFAR100_STD,

@@ -76,7 +76,9 @@ def by_hand(recipe, train):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo is tried on Linux only")
-def test_two_processes_agree_with_the_same_by_hand(tmp_path):
+def test_two_processes_agree_with_the_same_by_hand(tmp_path, monkeypatch):
+    # As in several processes: other sums round differently, and training amplifies that.
+    monkeypatch.setenv("NAM_EDU_CONVOLUTION", "paddle")
     train, test = random_split(256, 0), random_split(200, 1)
     data = write_archive(
         tmp_path / "data.tar.gz", Archive(train, test, train.fine_names, train.coarse_names)

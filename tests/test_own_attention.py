@@ -23,7 +23,7 @@ from nam_edu.resnet import BasicBlock, BottleneckBlock, resnet18, resnet50
 
 IMAGES = 16
 SHIFT = 3.0  # see `build`
-TOLERANCE = 1e-2  # of the norm; rounding makes 2e-3, what is wrong is off by 0.3 and more
+TOLERANCE = 5e-2  # of the norm; a ReLU that flips makes up to 3e-2, what is wrong 0.26 and more
 FLOOR = 1e-2  # of the largest norm among the gradients: below, rounding is all there is
 
 SEEN = []  # what layers and hooks saw during a pass
