@@ -18,12 +18,10 @@ import paddle.nn.functional as F
 
 from ..attention import NAM, ChannelNAM, FoldedBatchNorm, SpatialNAM
 from ..baselines import ConstantGate
-from .convolution import LARGEST_MAP, conv2d, switched_off
+from .convolution import FEW_CHANNELS, LARGEST_IMAGE, LARGEST_MAP, conv2d, switched_off
 from .operation import Operation
 
 FEWEST_IMAGES = 8  # for smaller batches the weights would take longer to prepare than the maps
-FEW_CHANNELS = 4  # of images
-LARGEST_IMAGE = 64 * 64  # pixels; of larger images the windows of the stem would fill the memory
 
 
 def through(layers, x):
