@@ -124,7 +124,7 @@ def main():
     )
     print(text)
     if args.out:
-        from nam_edu.files import write_text
+        from nam_edu.machinery.files import write_text
 
         write_text(args.out, text)
 

@@ -9,6 +9,7 @@ round; a ratio is the median of the ratios within each round.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -57,6 +58,7 @@ def build_paddle(spec):
             spec["depth"],
             attention=spec["attention"],
             stem=spec["stem"],
+            width=spec["width"],
             image_size=spec["image_size"],
         )
     optimizer = paddle.optimizer.Momentum(
@@ -102,9 +104,14 @@ def build_torch(spec):
     from benchmarks.torch_network import torch_resnet
 
     torch.manual_seed(0)
-    network = torch_resnet(spec["depth"], stem=spec["stem"])
+    network = torch_resnet(spec["depth"], stem=spec["stem"], width=spec["width"])
     optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, weight_decay=5e-4)
     x = torch.randn(spec["batch"], 3, spec["image_size"], spec["image_size"])
+    if spec["network"] == "torch, channels last":
+        network = network.to(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last)
+    if spec["network"] == "torch.compile":
+        network = torch.compile(network)
     y = torch.randint(0, 100, (spec["batch"],))
 
     def train(steps):
@@ -135,7 +142,9 @@ def build_torch(spec):
 
 def serve(spec):
     """Do what the lines of standard input say, answer each with a line of JSON."""
-    train, infer, peak = (build_torch if spec["network"] == "torch" else build_paddle)(spec)
+    train, infer, peak = (build_torch if spec["network"].startswith("torch") else build_paddle)(
+        spec
+    )
     jobs = {"train": train, "infer": infer}
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
@@ -174,6 +183,7 @@ class Contender:
         depth=18,
         attention="nam",
         stem="imagenet",
+        width=64,
         image_size=32,
         batch=128,
     ):
@@ -184,6 +194,7 @@ class Contender:
             "depth": depth,
             "attention": attention,
             "stem": stem,
+            "width": width,
             "image_size": image_size,
             "batch": batch,
         }
@@ -192,10 +203,16 @@ class Contender:
             environment.update(THREADS)
         else:
             environment.update(NAM_EDU_CPU_TUNING="0", **settings)
-        if network == "torch":
+        if network.startswith("torch"):
             environment.update(OMP_NUM_THREADS=str(cores()))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.speed", "--serve", json.dumps(spec)],
+            [
+                TORCH_PYTHON if network.startswith("torch") else sys.executable,
+                "-m",
+                "benchmarks.speed",
+                "--serve",
+                json.dumps(spec),
+            ],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -247,12 +264,16 @@ def settings_in_turn():
     yield "nam_edu: + whole-batch convolutions", "nam_edu", None
 
 
-def has_torch():
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return False
-    return True
+# A Python that has PyTorch: it need not be the one that has Paddle.
+TORCH_PYTHON = os.environ.get("TORCH_PYTHON", sys.executable)
+
+
+@functools.cache
+def torch_version():
+    """Of TORCH_PYTHON, or None where it has none."""
+    ask = "import importlib.metadata as m; print(m.version('torch'))"
+    done = subprocess.run([TORCH_PYTHON, "-c", ask], capture_output=True, text=True)
+    return done.stdout.strip() or None
 
 
 def alternate(contenders, job, rounds, seconds=1.0):
@@ -323,7 +344,7 @@ def steps(rounds, depths, stem="imagenet"):
             for name, network, settings in settings_in_turn()
             if not (stem == "cifar" and network == "textbook")
         ]
-        if has_torch():
+        if torch_version():
             contenders.append(Contender("PyTorch", "torch", depth=depth, stem=stem))
         ours = next(c for c in contenders if c.name.startswith("nam_edu"))
         forward, both = multiply_adds(depth, stem, 32)
@@ -331,7 +352,7 @@ def steps(rounds, depths, stem="imagenet"):
         memory = {c: c.do("memory") for c in contenders}
         inference = alternate(contenders, "infer", rounds)
         peaks = [ours.do("peak") for _ in range(3)]
-        torch_peak = contenders[-1].do("peak") if has_torch() else None
+        torch_peak = contenders[-1].do("peak") if torch_version() else None
         for c in contenders:
             c.close()
         rows = []
@@ -374,6 +395,62 @@ def steps(rounds, depths, stem="imagenet"):
             "",
         ]
     return "\n".join(text)
+
+
+# What a learner or a reader of the paper trains: depth, stem, width, side of the images, batch.
+SHAPES = (
+    ("recipe `quick`, lessons", 18, "imagenet", 16, 32, 128),
+    ("batch 64", 18, "imagenet", 16, 32, 64),
+    ("batch 256", 18, "imagenet", 16, 32, 256),
+    ("small networks of the lessons", 18, "imagenet", 8, 32, 128),
+    ("lesson 4, evidence", 18, "imagenet", 32, 32, 128),
+    ("recipe `shipped`", 18, "cifar", 12, 32, 128),
+    ("", 18, "cifar", 32, 32, 128),
+    ("stem of `official`", 18, "cifar", 64, 32, 128),
+    ("", 18, "imagenet", 64, 32, 128),
+    ("", 50, "imagenet", 64, 32, 128),
+    ("recipe `official`", 50, "cifar", 64, 32, 32),
+    ("", 18, "imagenet", 64, 64, 32),
+    ("", 18, "imagenet", 64, 224, 32),
+)
+AGAINST = {
+    "torch": "PyTorch eager",
+    "torch, channels last": "PyTorch channels_last",
+    "torch.compile": "torch.compile",
+}
+
+
+def shapes(rounds, numbers, compiled=True):
+    """nam_edu and PyTorch, training and inference, on every shape (or those of these numbers)."""
+    rows = []
+    for what, depth, stem, width, size, batch in (SHAPES[i] for i in numbers or range(len(SHAPES))):
+        how = {"depth": depth, "stem": stem, "width": width, "image_size": size, "batch": batch}
+        ours = Contender("nam_edu", "nam_edu", **how)
+        others = [
+            Contender(name, network, **how)
+            for network, name in AGAINST.items()
+            if compiled or network != "torch.compile"
+        ]
+        name = f"ResNet-{depth}, {stem} stem, width {width}, {size}x{size}, batch {batch}"
+        for job in ("train", "infer"):
+            times = alternate([ours, *others], job, rounds, seconds=0.7)
+            eager = [c for c in others if c.name != "torch.compile"]
+            best = min(eager, key=lambda c: statistics.median(times[c]))
+            rates = [f"{batch / statistics.median(times[c]):.0f}" for c in (ours, *others)]
+            against = [t / u for t, u in zip(times[best], times[ours])]
+            rows.append(
+                [
+                    f"{name} ({what})" if what else name,
+                    "training" if job == "train" else "inference",
+                    *rates,
+                    f"{middle(against, 2)}",
+                ]
+            )
+            print("|", *rows[-1], sep=" | ", flush=True)
+        for c in (ours, *others):
+            c.close()
+    header = ["", "", "nam_edu", *(c.name for c in others), "nam_edu against the better eager one"]
+    return "\n".join(["### Every shape, images/s", "", table(header, rows), ""])
 
 
 def attentions(rounds, names=("none", "half", "nam", "nam-spatial", "se", "cbam")):
@@ -545,7 +622,7 @@ def growth(rounds):
         rows = []
         for change in changes:
             contenders = [Contender("nam_edu", **change)]
-            if has_torch():
+            if torch_version():
                 contenders.append(Contender("PyTorch", "torch", **change))
             times = alternate(contenders, "train", rounds)
             for c in contenders:
@@ -557,7 +634,7 @@ def growth(rounds):
                 f"{1000 * statistics.median(ours):.0f}",
                 middle([contenders[0].batch / t for t in ours]),
             ]
-            if has_torch():
+            if torch_version():
                 theirs = times[contenders[1]]
                 row += [
                     middle([contenders[1].batch / t for t in theirs]),
@@ -565,7 +642,7 @@ def growth(rounds):
                 ]
             rows.append(row)
         header = [title, "ms per step", "nam_edu, images/s"]
-        if has_torch():
+        if torch_version():
             header += ["PyTorch, images/s", "nam_edu is faster by"]
         text += [f"### Training step by {title}", "", table(header, rows), ""]
     return "\n".join(text)
@@ -579,9 +656,11 @@ def provenance(module, arguments):
 
     versions = ", ".join(
         f"{name} {installed(name)}"
-        for name in ("paddlepaddle", "paddlepaddle-gpu", "torch", "numpy")
+        for name in ("paddlepaddle", "paddlepaddle-gpu", "numpy")
         if installed(name)
     )
+    if torch_version():
+        versions += f", torch {torch_version()}"
     return (
         f"`{' '.join(['python -m', module, *arguments])}`"
         + f", {time.strftime('%Y-%m-%d')}, {machine()}, {cores()} threads, Python "
@@ -590,13 +669,15 @@ def provenance(module, arguments):
     )
 
 
-PARTS = ("steps", "attention", "pipeline", "start-up", "growth", "cifar-stem")
+PARTS = ("shapes", "steps", "attention", "pipeline", "start-up", "growth", "cifar-stem")
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--shapes", type=int, nargs="*", help="numbers of SHAPES; default: all")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--depths", type=int, nargs="*", default=[18, 50])
     parser.add_argument("--threads", type=int, help="default: as many as there are cores")
     parser.add_argument("--out", help="write the tables to this file as well")
@@ -613,6 +694,7 @@ def main():
     tune_cpu()
     import_paddle()
     parts = {
+        "shapes": lambda: shapes(args.rounds, args.shapes, not args.no_compile),
         "steps": lambda: steps(args.rounds, args.depths),
         "attention": lambda: attentions(args.rounds),
         "pipeline": lambda: pipeline(args.rounds),
@@ -627,7 +709,7 @@ def main():
         print(result, flush=True)
         text += "\n" + result
     if args.out:
-        from nam_edu.files import write_text
+        from nam_edu.machinery.files import write_text
 
         write_text(args.out, text)
 

@@ -52,7 +52,7 @@ class Block(nn.Module):
         return F.relu(self.nam(self.branch(x)) + shortcut)
 
 
-def torch_resnet(depth, num_classes=100, stem="imagenet"):
+def torch_resnet(depth, num_classes=100, stem="imagenet", width=64):
     """ResNet-18/34 or 50/101/152 with NAM; `stem` as in nam_edu.resnet."""
     counts = {
         18: (2, 2, 2, 2),
@@ -64,18 +64,24 @@ def torch_resnet(depth, num_classes=100, stem="imagenet"):
     bottleneck = depth >= 50
     if stem == "imagenet":
         layers = [
-            nn.Conv2d(3, 64, 7, 2, 3, bias=False),
-            nn.BatchNorm2d(64),
+            nn.Conv2d(3, width, 7, 2, 3, bias=False),
+            nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, 2, 1),
         ]
     else:
-        layers = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True)]
-    channels = 64
+        layers = [
+            nn.Conv2d(3, width, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ]
+    channels = width
     for stage, count in enumerate(counts):
         for i in range(count):
-            layers.append(Block(channels, 64 * 2**stage, 2 if stage and not i else 1, bottleneck))
-            channels = 64 * 2**stage * (4 if bottleneck else 1)
+            layers.append(
+                Block(channels, width * 2**stage, 2 if stage and not i else 1, bottleneck)
+            )
+            channels = width * 2**stage * (4 if bottleneck else 1)
     return nn.Sequential(
         *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)
     )

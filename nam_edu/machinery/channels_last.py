@@ -19,9 +19,10 @@ import paddle.nn.functional as F
 from ..attention import NAM, ChannelNAM, FoldedBatchNorm, SpatialNAM
 from ..baselines import ConstantGate
 from . import onednn
-from .convolution import LARGEST_MAP, conv2d, folded_conv2d, switched_off
+from .convolution import LARGEST_MAP, conv2d, folded_conv2d, made_of, switched_off
 from .operation import Operation
 
+MANY = 1 << 18  # numbers of a map; for fewer, Paddle's own passes take less time than ours to start
 FEWEST_IMAGES = 8  # for smaller batches the weights would take longer to prepare than the maps
 FEW_CHANNELS = 4  # of images
 LARGEST_IMAGE = 64 * 64  # pixels; of larger images the windows of the stem would fill the memory
@@ -233,7 +234,8 @@ def _batch_norm(layer, x, last, relu=False):
 def _in_few_passes(bn, x):
     """Whether oneDNN is to do this batch norm, on maps channels last."""
     return (
-        bn.training
+        x.size >= MANY
+        and bn.training
         and not bn._use_global_stats
         and bn._data_format == "NCHW"
         and bn.weight is not None
@@ -289,9 +291,18 @@ def _folded_batch_norm(bn, x, last):
     return _logits(bn, x, last) if bn._data_format == "NCHW" else _as_it_is(bn, x, last)
 
 
+def _folded(bn):
+    """(W * gamma, W * beta), once for all batches where the weights stay."""
+    return made_of(_fold, bn.weight, bn)
+
+
+def _fold(gamma, bn):
+    return bn.folded()
+
+
 def _logits(bn, x, last):
     """W * BN(x), where x has its features in the last axis or in the second."""
-    scale, shift = bn.folded()
+    scale, shift = _folded(bn)
     if last and _in_few_passes(bn, x):
         return onednn.batch_norm(bn, x, scale, shift)[0]
     return F.batch_norm(
@@ -395,6 +406,7 @@ def _end_of_block(layers, attention, x, shortcut, last):
     norm in most. Where attention is NAM's gate of the channels, it is taken together with both."""
     few_passes = (
         last
+        and x.size >= MANY
         and onednn.available()
         and (attention.training or not paddle.is_grad_enabled())
         and x.shape == shortcut.shape
@@ -413,7 +425,7 @@ def _end_of_block(layers, attention, x, shortcut, last):
         else:
             x = _computed(layer, x, last)
     bn = attention.channel.bn
-    return onednn.gate(bn, x, *bn.folded(), shortcut, moments)
+    return onednn.gate(bn, x, *_folded(bn), shortcut, moments)
 
 
 def _is_fast_gate(attention):

@@ -32,7 +32,6 @@ from . import onednn
 from .operation import Operation
 
 LARGEST_MAP = 8 * 8  # pixels
-SMALL_MAP = 4 * 4  # up to this, products are faster than oneDNN
 FEW_CHANNELS = 4  # of images
 LARGEST_IMAGE = 64 * 64  # pixels; of larger images the windows of the stem would fill the memory
 
@@ -53,7 +52,7 @@ def conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1),
     Values and gradients are those of `paddle.nn.functional.conv2d` up to rounding.
     """
     if x.dtype == paddle.float32 and x.place.is_cpu_place():
-        if _by_products(x, weight, dilation, groups):
+        if _by_products(x, weight, stride, dilation, groups):
             y = _convolve(x, weight, stride, padding)
             return y if bias is None else y + bias
         if onednn.available():
@@ -67,39 +66,45 @@ def folded_conv2d(x, bn, relu, weight, bias, stride, padding, dilation, groups):
     """A convolution, the batch norm `bn` in inference mode, and relu if wanted, as one convolution
     with other weights; for passes without gradients."""
     how = stride, _both_ends(padding), dilation, groups
-    if not _by_products(x, weight, dilation, groups) and onednn.available():
+    if not _by_products(x, weight, stride, dilation, groups) and onednn.available():
         with contextlib.suppress(onednn.Refused):
-            inference = onednn.Inference(x, weight, how, relu)
-            packed, shift = _made(_folded, weight, bias, bn, inference)
-            return inference(x, packed, shift)
-    weight, shift = _made(_folded, weight, bias, bn)
+            shape = tuple(x.shape), tuple(weight.shape), *how, relu
+            packed, shift = made_of(_folded, weight, bias, bn, shape)
+            return onednn.Inference(*shape)(x, packed, shift)
+    weight, shift = made_of(_folded, weight, bias, bn)
     y = conv2d(x, weight, None, stride, padding, dilation, groups).add_(shift)
     return F.relu_(y) if relu else y
 
 
-def _folded(weight, bias, bn, inference=None):
-    """(weights, bias) of a convolution and the batch norm after it, as `inference` wants them."""
+def _folded(weight, bias, bn, shape=None):
+    """(weights, bias) of a convolution and the batch norm after it; shape: of oneDNN, if it is to."""
     scale = (bn._variance + bn._epsilon).rsqrt()
     scale = scale if bn.weight is None else scale * bn.weight
     shift = -bn._mean if bias is None else bias - bn._mean
     shift = shift * scale if bn.bias is None else shift * scale + bn.bias
     weight = weight * scale.reshape([-1, 1, 1, 1])
-    return weight if inference is None else inference.packed(weight), shift
+    return (onednn.Inference(*shape).packed(weight) if shape else weight), shift
 
 
 def _both_ends(padding):
     return padding[0], padding[0], padding[1], padding[1]
 
 
-def _by_products(x, weight, dilation, groups):
+def _by_products(x, weight, stride, dilation, groups):
     """Whether our own matrix products are the fastest for this shape."""
-    if groups != 1 or dilation != (1, 1):
+    if groups != 1 or tuple(dilation) != (1, 1):
         return False
     _, h, w, channels = x.shape
-    if onednn.available():
-        return h * w <= SMALL_MAP
-    small = h * w <= LARGEST_MAP or tuple(weight.shape[2:]) == (1, 1)
-    return small or (channels <= FEW_CHANNELS and h * w <= LARGEST_IMAGE)
+    pixels, training = h * w, paddle.is_grad_enabled()
+    single = tuple(weight.shape[2:]) == (1, 1)
+    if not onednn.available():
+        few = channels <= FEW_CHANNELS and pixels <= LARGEST_IMAGE
+        return pixels <= LARGEST_MAP or single or few
+    if pixels <= 2 * 2:
+        return True
+    if single:  # without gradients oneDNN takes batch norm and relu along
+        return training and pixels <= 8 * 8
+    return tuple(stride) == (1, 1) and pixels <= 4 * 4 and channels >= (64 if training else 128)
 
 
 # ------------------------------------------------------------------------ weights made ready
@@ -125,7 +130,7 @@ def fixed_weights(made):
         _prepared.made = before
 
 
-def _made(make, weight, *shape):
+def made_of(make, weight, *shape):
     """make(weight, *shape); inside `fixed_weights` the same as last time."""
     made = _prepared.made
     if made is None or paddle.is_grad_enabled():
@@ -143,7 +148,7 @@ def _convolve(x, weight, stride, padding):
     x0, x1, left, right = _used(w, kw, stride[1], padding[1])
     kernel, padding = (y1 - y0, x1 - x0), (top, bottom, left, right)
     if kernel != (kh, kw):  # the rest of the kernel only ever meets padding
-        weight = _made(_cropped, weight, (y0, y1), (x0, x1))
+        weight = made_of(_cropped, weight, (y0, y1), (x0, x1))
     if padding == (0, 0, 0, 0) and kernel == (h, w):
         return _pixels(x, weight).reshape([n, 1, 1, c_out])
     if padding == (0, 0, 0, 0) and kernel == stride == (1, 1):
@@ -151,7 +156,7 @@ def _convolve(x, weight, stride, padding):
     if kernel == (3, 3) and stride == (1, 1):
         if paddle.is_grad_enabled():
             return _Winograd.apply(x, weight, padding)
-        return _winograd_forward(x, _made(_winograd_weight, weight, h, w, padding), padding)[0]
+        return _winograd_forward(x, made_of(_winograd_weight, weight, h, w, padding), padding)[0]
     if paddle.is_grad_enabled():
         return _Gathered.apply(x, weight, stride, padding)
     return _gathered_forward(x, weight, stride, padding)[0]
@@ -191,7 +196,7 @@ def _pixels(x, weight):
     """Every kernel sees whole pixels that lie one after the other in memory."""
     c_out, c_in, kh, kw = weight.shape
     rows = x.reshape([-1, kh * kw * c_in])
-    return paddle.matmul(rows, _made(_as_matrix, weight), transpose_y=True)
+    return paddle.matmul(rows, made_of(_as_matrix, weight), transpose_y=True)
 
 
 def _as_matrix(weight):
@@ -378,7 +383,7 @@ def _gathered_forward(x, weight, stride, padding):
     c_out, _, kh, kw = weight.shape
     top, bottom, left, right = padding
     rows = _windows(x, (kh, kw), stride, padding)
-    y = paddle.matmul(rows, _made(_as_matrix, weight), transpose_y=True)
+    y = paddle.matmul(rows, made_of(_as_matrix, weight), transpose_y=True)
     return y.reshape(
         [
             n,

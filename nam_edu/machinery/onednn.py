@@ -391,9 +391,9 @@ class _Conv2D(Operation):
 class Inference:
     """A convolution of one shape without gradients, and relu of it if wanted, in one pass."""
 
-    def __init__(self, x, weight, how, relu):
-        shape = tuple(x.shape), tuple(weight.shape), *how, True, False, relu
-        self.made = _kept(_Convolution, *shape)
+    def __init__(self, x, weight, stride, padding, dilation, groups, relu):
+        how = tuple(stride), tuple(padding), tuple(dilation), groups
+        self.made = _kept(_Convolution, x, weight, *how, True, False, relu)
 
     def packed(self, weight):
         """The weights as oneDNN wants them; whoever has them calls with them."""
