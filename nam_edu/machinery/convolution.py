@@ -77,7 +77,7 @@ def folded_conv2d(x, bn, relu, weight, bias, stride, padding, dilation, groups):
 
 
 def _folded(weight, bias, bn, shape=None):
-    """(weights, bias) of a convolution and the batch norm after it; shape: of oneDNN, if it is to."""
+    """(weights, bias) of a convolution and the batch norm after it; shape: for oneDNN."""
     scale = (bn._variance + bn._epsilon).rsqrt()
     scale = scale if bn.weight is None else scale * bn.weight
     shift = -bn._mean if bias is None else bias - bn._mean
