@@ -7,15 +7,14 @@ and in the READMEs; the text around them is written by hand.
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from pathlib import Path
 
 import numpy as np
-from scipy.special import stdtrit
 
+from experiments import protocol
 from experiments.attention import GROUPS, RESULTS, ROOT, Trial, read_rows
-from experiments.markdown import table
+from experiments.markdown import insert, table
 from nam_edu import plots
 
 MARGIN = 1.0  # points of top-1; see results/attention.md for when and why it was named
@@ -34,17 +33,12 @@ TITLES = {
 # ----------------------------------------------------------------------------------- statistics
 
 
-def quantile(pairs, confidence):
-    """Student's t, two-sided, of so many pairs: 6 pairs and 0.95 give 2.5706."""
-    return float(stdtrit(pairs - 1, (1 + confidence) / 2))
-
-
 def difference(a, b):
     """Of two dictionaries {seed: value}, over the seeds of both: (pairs, mean of a - b, half of the
     90 % interval, half of the 95 % interval), the intervals from Student's t."""
     d = [a[seed] - b[seed] for seed in sorted(set(a) & set(b))]
     error = statistics.stdev(d) / math.sqrt(len(d))
-    return len(d), statistics.mean(d), *(quantile(len(d), c) * error for c in (0.90, 0.95))
+    return len(d), statistics.mean(d), *(protocol.quantile(len(d), c) * error for c in (0.90, 0.95))
 
 
 def verdict(mean, half_90, half_95):
@@ -481,15 +475,6 @@ def removed_figure(runs, removed):
 
 
 # --------------------------------------------------------------------------------------- report
-
-
-def insert(path, tables):
-    """Put tables {name: text} between the markers in a file; names without a marker are passed."""
-    text = path.read_text(encoding="utf-8")
-    for name, content in tables.items():
-        pattern = rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)"
-        text = re.sub(pattern, lambda m, c=content: f"{m[1]}{c}\n{m[2]}", text, flags=re.S)
-    path.write_text(text, encoding="utf-8")
 
 
 def report(results: Path = RESULTS, documents=None):

@@ -4,15 +4,21 @@ import csv
 import dataclasses
 import datetime
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments import attention, evidence
+from experiments import attention, evidence, markdown, protocol
 from experiments.attention import GROUPS, RESULTS, read_rows
+from nam_edu.data import write_archive
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,7 +36,7 @@ def t_density(x, degrees):
 @pytest.mark.parametrize("pairs", [3, 6, 7, 10, 31])
 def test_students_t(pairs):
     for share in (0.90, 0.95):
-        value = evidence.quantile(pairs, share)
+        value = protocol.quantile(pairs, share)
         x = np.linspace(-value, value, 200_001)
         y = t_density(x, pairs - 1)
         inside = float(np.sum((y[1:] + y[:-1]) / 2) * (x[1] - x[0]))
@@ -39,7 +45,7 @@ def test_students_t(pairs):
 
 def test_students_t_of_two_pairs():
     """With one degree of freedom it is Cauchy's, whose quantiles are tangents."""
-    assert evidence.quantile(2, 0.90) == pytest.approx(np.tan(0.90 * np.pi / 2))
+    assert protocol.quantile(2, 0.90) == pytest.approx(np.tan(0.90 * np.pi / 2))
 
 
 def test_a_difference_in_pairs_by_hand():
@@ -73,7 +79,7 @@ def test_a_table_is_put_between_its_markers(tmp_path):
         "before\n<!-- table: a b -->\nold\n<!-- end -->\nbetween\n"
         "<!-- table: c -->\nkept\n<!-- end -->\n"
     )
-    evidence.insert(page, {"a b": r"| \1 |", "not there": "x"})
+    markdown.insert(page, {"a b": r"| \1 |", "not there": "x"})
     assert page.read_text() == (
         "before\n<!-- table: a b -->\n| \\1 |\n<!-- end -->\nbetween\n"
         "<!-- table: c -->\nkept\n<!-- end -->\n"
@@ -99,12 +105,13 @@ def test_the_figures_of_the_pages_are_those_of_the_runs():
             assert cells[2] == f"{np.mean(top1[name]):.2f} ± {np.std(top1[name], ddof=1):.2f}"
 
 
-def test_every_run_of_the_tables_is_complete():
-    rows = read_rows(RESULTS / "runs.csv")
+@pytest.mark.parametrize("number", ["", "2"])
+def test_every_run_of_the_tables_is_complete(number):
+    rows = read_rows(RESULTS / f"runs{number}.csv")
     planned = {trial.name: trial for trials in GROUPS.values() for trial in trials}
     assert len({row["run"] for row in rows}) == len(rows)
     epochs = {}
-    for row in read_rows(RESULTS / "curves.csv"):
+    for row in read_rows(RESULTS / f"curves{number}.csv"):
         epochs.setdefault(row["run"], []).append(row)
     for row in rows:
         trial = planned[row["run"]]
@@ -113,6 +120,7 @@ def test_every_run_of_the_tables_is_complete():
         assert [int(e["epoch"]) for e in curve] == list(range(1, trial.epochs + 1))
         assert float(curve[-1]["eval_top1"]) == pytest.approx(float(row["top1"]), abs=0.01)
         assert row["machine"] and row["date"] and row["data_md5"] and row["command"]
+        assert bool(trial.part) == bool(row["commit"]) == bool(row["started"])
 
 
 # ----------------------------------------------------------------------------- where runs come from
@@ -133,7 +141,7 @@ def a_run(trial, **about):
         )
     )
     if about:
-        (folder / "origin.json").write_text(json.dumps(about))
+        attention.origin_file(folder).write_text(json.dumps(about))
 
 
 @pytest.fixture
@@ -145,7 +153,7 @@ def nothing_collected(tmp_path, monkeypatch):
 
 
 def test_collect_keeps_what_each_run_was_made_with(nothing_collected):
-    elsewhere, old, new, bare = GROUPS["main"][:4]
+    elsewhere, old, new, bare = (t for t in GROUPS["wide"] if t.attention != "nam")
     row = next(r for r in read_rows(RESULTS / "runs.csv") if r["run"] == elsewhere.name)
     row = {k: v for k, v in row.items() if k not in ("commit", "started")}  # as it was written
     attention.write_rows(
@@ -169,8 +177,11 @@ def test_collect_keeps_what_each_run_was_made_with(nothing_collected):
         }
 
 
-def test_the_origin_of_a_run_is_written_once(nothing_collected, tmp_path, monkeypatch):
-    def git(*command):
+@pytest.fixture
+def git(tmp_path, monkeypatch):
+    """A function that calls git in an empty repository, which is taken for ours."""
+
+    def call(*command):
         return subprocess.run(
             ["git", "-c", "user.name=t", "-c", "user.email=t", *command],
             cwd=tmp_path,
@@ -180,31 +191,188 @@ def test_the_origin_of_a_run_is_written_once(nothing_collected, tmp_path, monkey
         ).stdout
 
     monkeypatch.setattr(attention, "ROOT", tmp_path)
+    return call
+
+
+def test_a_checkout_with_changes_is_refused(git, tmp_path):
     with pytest.raises(SystemExit, match="the commit is unknown"):
         attention.commit()
     git("init", "-q")
-    (tmp_path / "nam_edu").mkdir()
-    (tmp_path / "experiments").mkdir()
-    (tmp_path / "nam_edu" / "a.py").write_text("1")
-    with pytest.raises(SystemExit, match="not committed"):
+    (tmp_path / "a.py").write_text("1")
+    with pytest.raises(SystemExit, match="not committed.*a.py"):
         attention.commit()
-    git("add", "nam_edu")
+    git("add", "a.py")
     git("commit", "-qm", "one")
-    folder = tmp_path / "runs" / "one"
-    folder.mkdir(parents=True)
-    attention.write_origin(folder)
-    first = attention.origin(folder)
-    assert first["commit"] == git("rev-parse", "HEAD").strip() and len(first["commit"]) == 40
-    assert first["data_md5"] == "today's"
+    first = attention.commit()
+    assert first == git("rev-parse", "HEAD").strip() and len(first) == 40
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "runs2.csv").write_text("rows may come here while runs are made")
+    assert attention.commit() == first
+    (tmp_path / "a.py").write_text("2")
+    with pytest.raises(SystemExit, match="not committed.*a.py"):
+        attention.commit()
+
+
+def test_the_origin_of_a_run_is_written_once(tmp_path):
+    here = {"commit": "c" * 40, "data_md5": "d"}
+    attention.write_origin(tmp_path, here)
+    first = attention.origin(tmp_path)
+    assert {k: first[k] for k in here} == here
     assert datetime.datetime.fromisoformat(first["started"]).tzinfo is not None
-    git("commit", "-qm", "two", "--allow-empty")
-    attention.write_origin(folder)
-    assert attention.origin(folder) == first
-    older = tmp_path / "runs" / "older"
+    attention.write_origin(tmp_path, {**here, "commit": "e" * 40})
+    assert attention.origin(tmp_path) == first
+    older = tmp_path / "older"
     older.mkdir()
     (older / "run.json").write_text("{}")  # begun before there were origins
-    attention.write_origin(older)
+    attention.write_origin(older, here)
     assert attention.origin(older) == {}
+
+
+# ------------------------------------------------------------------------------- the second round
+
+
+def small(part="a", **changes):
+    return attention.Trial(**{"width": 4, "epochs": 2, "part": part, **changes})
+
+
+def test_the_arms_of_a_seed_share_weights_order_and_augmentation(archive, tmp_path):
+    """What goes into the network, and the weights that all arms have, before the first step."""
+    from paddle.callbacks import Callback
+
+    from nam_edu.training import fit
+
+    class Witness(Callback):
+        def on_train_begin(self, logs=None):
+            network = self.model.network
+            state = {n: v.numpy().copy() for n, v in network.state_dict().items()}
+            self.weights = {n: a for n, a in state.items() if ".attention." not in n}
+            self.inputs = []
+            network.register_forward_pre_hook(
+                lambda layer, inputs: self.inputs.append(inputs[0].numpy().tobytes())
+            )
+
+    for name in ("a", "rates", "b", "c"):
+        trials = GROUPS[f"round2-{name}"]
+        seeds = [trial.seed for trial in trials]
+        arms = len(trials) // len(set(seeds))
+        assert seeds == [seed for seed in protocol.SEEDS[name] for _ in range(arms)]
+        first = trials[:arms]
+        assert len({trial.name for trial in first}) == arms
+        known = None
+        for trial in first:
+            trial = dataclasses.replace(
+                trial, width=4, epochs=1, validation=64 if trial.validation else 0
+            )
+            witness = Witness()
+            fit(trial.recipe(), archive, tmp_path / trial.name, progress=False, callbacks=[witness])
+            known = known or witness
+            assert witness.inputs == known.inputs and len(known.inputs) > 2
+            assert witness.weights.keys() == known.weights.keys()
+            for weight, array in witness.weights.items():
+                gamma = weight.endswith("bn2.weight")
+                expected = known.weights[weight] * (trial.last_gamma if gamma else 1)
+                np.testing.assert_array_equal(array, expected, err_msg=weight)
+
+
+def test_the_raised_decay_of_gamma_is_that_of_the_official_schedule():
+    """D by hand: the sum of the rates is 391 batches times those of the epochs."""
+    cosine = sum(0.1 * (1 + np.cos(np.pi * epoch / 10)) / 2 for epoch in range(10))
+    official = 0.1 * (60 + 0.2 * 60 + 0.04 * 40 + 0.008 * 40)
+    assert 10 * 5e-4 * 391 * official == pytest.approx(14.45, abs=0.005)
+    ours = 10 * 5e-4 * 391 * cosine * protocol.GAMMA_DECAY
+    assert ours == pytest.approx(10 * 5e-4 * 391 * official, rel=1e-3)
+    arm = next(t for t in GROUPS["round2-a"] if t.setting.startswith("gamma decay"))
+    assert arm.recipe().gamma_decay == protocol.GAMMA_DECAY
+
+
+@pytest.fixture
+def small_round(archive, nothing_collected, tmp_path, monkeypatch):
+    """Runs on a small archive, whose commit is taken for known."""
+    path = write_archive(tmp_path / "data.tar.gz", archive)
+    monkeypatch.setenv("NAM_EDU_CIFAR100", str(path))
+    monkeypatch.setattr(attention, "commit", lambda: "c" * 40)
+    trials = [small(attention="nam", seed=6, epochs=11), small(attention="half", seed=6, epochs=80)]
+    for groups in (attention.GROUPS, attention.ROUND_2):
+        monkeypatch.setitem(groups, "round2-a", trials)
+    return trials
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.csv")}
+
+
+def test_a_round_is_stopped_goes_on_and_is_kept(small_round, capfd):
+    """SIGTERM in mid-run; then on to the end; then the folders of the runs are lost."""
+    nam, half = small_round
+    log = attention.RUNS / half.name / "log.csv"
+
+    def kill():
+        give_up = time.monotonic() + 60
+        while len(read_rows(log)) < 3 and time.monotonic() < give_up:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    made = attention.run(["round2-a"], processes=2)
+    thread.join()
+    assert made
+    assert 3 <= len(read_rows(log)) < half.epochs
+    assert f"{half.name}: stopped" in capfd.readouterr().out
+    assert attention.run(["round2-a"], processes=1)
+    out = capfd.readouterr().out
+    assert f"{half.name}: done" in out
+    assert "going on after epoch" in (attention.RUNS / f"{half.name}.log").read_text()
+
+    rows = {row["run"]: row for row in read_rows(attention.RESULTS / "runs2.csv")}
+    assert set(rows) == {nam.name, half.name}
+    for row in rows.values():
+        assert row["commit"] == "c" * 40 and row["data_md5"] == "today's"
+        assert datetime.datetime.fromisoformat(row["started"]).tzinfo is not None
+        assert row["evaluated_on"] == "test"
+    curves = read_rows(attention.RESULTS / "curves2.csv")
+    for trial in (nam, half):
+        epochs = [int(row["epoch"]) for row in curves if row["run"] == trial.name]
+        assert epochs == list(range(1, trial.epochs + 1))
+    gates = read_rows(attention.RESULTS / "gates2.csv")
+    assert [int(row["epoch"]) for row in gates[::8]] == list(range(1, 11))  # 8 layers; not the 11th
+    fixed = read_rows(attention.RESULTS / "fixed2.csv")
+    assert [row["layer"] for row in fixed][0] == "all" and len(fixed) == 9
+    assert {row["images"] for row in fixed} == {"200"}
+    assert fixed[0]["top1"] == rows[nam.name]["top1"]
+
+    kept = bytes_of(attention.RESULTS)
+    attention.collect()
+    assert bytes_of(attention.RESULTS) == kept
+    shutil.rmtree(attention.RUNS)
+    attention.RUNS.mkdir()
+    assert attention.run(["round2-a"], processes=2)
+    assert "0 runs to make" in capfd.readouterr().out
+    assert bytes_of(attention.RESULTS) == kept
+    attention.status()
+    assert "round2-a         2 of   2 done" in capfd.readouterr().out
+
+
+def test_a_round_of_two_commits_is_refused(small_round, monkeypatch):
+    made = {"run": "a-half-6", "group": "round2-a", "network": "resnet18-width4", "top1": "1"}
+    made.update(commit="d" * 40, data_md5="today's")
+    attention.write_rows(attention.RESULTS / "runs2.csv", [made])
+    with pytest.raises(SystemExit, match="a-half-6 was made with commit ddd.*worktree"):
+        attention.run(["round2-a"], processes=2)
+    made.update(commit="c" * 40, data_md5="another")
+    attention.write_rows(attention.RESULTS / "runs2.csv", [made])
+    with pytest.raises(SystemExit, match="made with data_md5 another"):
+        attention.run(["round2-a"], processes=2)
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_made(small_round, capfd):
+    nam, half = small_round
+    folder = attention.RUNS / nam.name
+    folder.mkdir(parents=True)
+    (folder / "stranger").write_text("this is no run")
+    assert not attention.run(["round2-a"], processes=2)
+    out = capfd.readouterr().out
+    assert f"{nam.name}: FAILED" in out and f"{half.name}: done" in out
 
 
 def test_what_the_experiments_import_is_there():
