@@ -385,11 +385,11 @@ def collected(round=2):
 
 
 def wanted(trial, rows):
-    """Whether the protocol asks for this run: of part B 10 or 14 seeds, by its rule."""
-    if trial.part != "b":
-        return True
-    seeds = protocol.seeds_of_b(protocol.differences(rows.values(), "b-nam", "b-half"))
-    return trial.seed in seeds
+    """Whether the protocol asks for this run: in part B 10 or 14 seeds, by its rule. rows: those of
+    the runs that are there, by name."""
+    return trial.part not in protocol.SEEDS or trial.seed in protocol.seeds_of(
+        trial.part, rows.values()
+    )
 
 
 def left_of(groups):
@@ -508,8 +508,8 @@ def status():
             f"{name:<14}{len(asked) - len(left):>4} of {len(asked):>3} done, {len(begun)} begun, "
             f"{epochs} epochs left: about {hours:.1f} hours"
         )
-    rule = protocol.seeds_of_b(protocol.differences(rows.values(), "b-nam", "b-half"))
-    print(f"part B: {len(rule)} seeds, as far as its rule can tell by now")
+    seeds = protocol.seeds_of("b", rows.values())
+    print(f"part B: {len(seeds)} seeds, as far as its rule can tell by now")
     print(f"about {total:.1f} hours for two runs at a time")
 
 

@@ -65,9 +65,10 @@ def mechanism_table(rng):
     return table(["spread", "true difference", "found at 5 %", "at 5 % / 8"], rows)
 
 
-def sentence_table(question):
-    """The word of the rule, and the sentence that it earns."""
-    return table(["outcome", "sentence"], protocol.SENTENCES[question].items())
+def sentence_list(question):
+    """The words of the rule, and the sentence that each earns."""
+    sentences = protocol.SENTENCES[question].items()
+    return "\n".join(f"- *{word}*: {sentence}." for word, sentence in sentences)
 
 
 def main():
@@ -77,7 +78,7 @@ def main():
         "power c": power_table(len(protocol.SEEDS["c"]), protocol.MARGIN_WIDE, rng),
         "power a": mechanism_table(rng),
     }
-    tables.update({f"sentences {q}": sentence_table(q) for q in protocol.SENTENCES})
+    tables.update({f"sentences {q}": sentence_list(q) for q in protocol.SENTENCES})
     insert(RESULTS / "protocol.md", tables)
     for name, text in tables.items():
         print(f"{name}\n{text}\n")

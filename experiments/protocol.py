@@ -161,13 +161,11 @@ def used(costs):
 def useful(values):
     """ "useful" where the network with the gate is better than that with the constant, "useful, by
     less than the margin", "not useful" or "undecided". values: differences in pairs."""
-    better = statistics.mean(values) > 0
-    return {
-        "above": "useful",
-        "higher": "useful",
-        "equal, not zero": "useful, by less than the margin" if better else "not useful",
-        "undecided": "undecided",
-    }.get(equality(values, MARGIN), "not useful")
+    (_, high), (low_95, high_95) = interval(values, 0.90), interval(values, 0.95)
+    if low_95 > 0:
+        small = equality(values, MARGIN) == "equal, not zero"
+        return "useful, by less than the margin" if small else "useful"
+    return "not useful" if high < MARGIN or high_95 < 0 else "undecided"
 
 
 # ------------------------------------------------------------------------------- the sentences

@@ -285,6 +285,146 @@ def test_the_raised_decay_of_gamma_is_that_of_the_official_schedule():
     assert arm.recipe().gamma_decay == protocol.GAMMA_DECAY
 
 
+def finished_rows(part, **top1):
+    """Rows of runs2.csv: kind=[top-1 of the first seed of the part, of the second, ...]."""
+    return [
+        {
+            "run": f"{part}-{kind}-{seed}",
+            "group": f"round2-{part}",
+            "top1": str(value),
+            "epochs": {"b": "60", "c": "20"}.get(part, "10"),
+        }
+        for kind, values in top1.items()
+        for seed, value in zip(protocol.SEEDS[part], values)
+    ]
+
+
+def test_the_seeds_of_part_b():
+    """14 where the spread of NAM - 1/2 over the first four exceeds 0.4, else 10; its mean is
+    nothing to the rule, nor are later seeds, nor the first four before all are there."""
+    # Differences -s, s, -s, s around any mean have the standard deviation s * sqrt(4 / 3).
+    for mean in (-3, 0, 5):
+        for spread, seeds in ((0.39, 10), (0.41, 14)):
+            s = spread / np.sqrt(4 / 3)
+            rows = finished_rows("b", half=[50] * 6, nam=50 + mean + s * np.array([-1, 1] * 3))
+            assert protocol.seeds_of("b", rows) == list(range(16, 16 + seeds))
+            missing = [row for row in rows if row["run"] != "b-half-17"]
+            assert protocol.seeds_of("b", missing) == list(range(16, 26))
+    wild = finished_rows("b", half=[50] * 5, nam=[50, 50, 50, 50, 99])
+    assert protocol.seeds_of("b", wild) == list(range(16, 26))
+    asked = [t for t in GROUPS["round2-b"] if attention.wanted(t, {r["run"]: r for r in rows})]
+    assert len(asked) == 3 * 14
+
+
+def test_a_part_that_was_cut(monkeypatch):
+    monkeypatch.setitem(protocol.CUT, "c", 5)
+    assert protocol.seeds_of("c", []) == list(range(30, 35))
+    asked = [t for t in GROUPS["round2-c"] if attention.wanted(t, {})]
+    assert len(asked) == 2 * 5
+
+
+def samples():
+    rng = np.random.default_rng(3)
+    for n in (4, 6, 10, 14):
+        for mean in (-2, -0.6, -0.3, 0, 0.1, 0.3, 0.5, 0.9, 2):
+            for spread in (0.1, 0.4, 1.0):
+                yield list(rng.normal(mean, spread, n))
+
+
+def test_the_words_of_the_protocol_are_those_of_its_tests():
+    """By SciPy's own t-tests, one- and two-sided, in place of intervals."""
+    from scipy.stats import ttest_1samp
+
+    def p(values, against, alternative):
+        return ttest_1samp(values, against, alternative=alternative).pvalue
+
+    seen = set()
+    for values in samples():
+        higher = p(values, -0.5, "greater") < 0.05
+        lower = p(values, 0.5, "less") < 0.05
+        effect = p(values, 0, "two-sided") < 0.05
+        if higher and lower:
+            word = "equal, not zero" if effect else "equal"
+        elif p(values, 0.5, "greater") < 0.05:
+            word = "above"
+        elif p(values, -0.5, "less") < 0.05:
+            word = "below"
+        elif effect:
+            word = "higher" if np.mean(values) > 0 else "lower"
+        else:
+            word = "undecided"
+        assert protocol.equality(values, 0.5) == word
+        seen.add(word)
+        above = p(values, 0.5, "greater") < 0.05
+        assert protocol.against(values, 0.5) == (
+            "above" if above else "below" if lower else "undecided"
+        )
+        assert protocol.used(values) == ("used" if above else "not used" if lower else "undecided")
+        better = effect and np.mean(values) > 0
+        small = higher and lower
+        useful = "useful" + (", by less than the margin" if small else "")
+        if not better:
+            useful = "not useful" if lower or effect else "undecided"
+        assert protocol.useful(values) == useful, (values, word)
+        assert protocol.p_value(values) == pytest.approx(p(values, 0, "two-sided"))
+        assert protocol.interval(values, 0.95) == pytest.approx(
+            tuple(ttest_1samp(values, 0).confidence_interval(0.95))
+        )
+    assert seen == set(protocol.SENTENCES[protocol.QUESTION_B])
+
+
+def test_holm():
+    """By definition: the sorted p-values against 0.05 / 4, / 3, ..., until one is not below."""
+    assert protocol.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        values = list(rng.beta(0.3, 3, 8))
+        rejected = set()
+        for rank, i in enumerate(np.argsort(values)):
+            if values[i] >= 0.05 / (8 - rank):
+                break
+            rejected.add(i)
+        assert {i for i, p in enumerate(protocol.holm(values)) if p < 0.05} == rejected
+
+
+def test_a_gate_is_alive():
+    assert protocol.alive({"a": [0.001, 0.06], "b": [0.2, 0.0]}) == "alive"
+    assert protocol.alive({"a": [0.001, 0.049], "b": [0.0, 0.02]}) == "not alive"
+    assert protocol.alive({"a": [0.001, 0.06], "b": [0.0, 0.02]}) == "alive in 1 of 2"
+
+
+def test_the_2x2_by_hand():
+    rows = finished_rows("a", **{"none": [45], "half": [47], "none-last-gamma-0.5": [46.5]})
+    rows += finished_rows("a", **{"half-last-gamma-2": [45.4]})
+    found = {name: protocol.combination(rows, w) for name, w in protocol.CONTRASTS.items()}
+    # Scale: 46.5 - 45 and 47 - 45.4. Gate: 45.4 - 45 and 47 - 46.5. Means: 1.55 and 0.45.
+    assert found["initial scale ½ - 1 (2x2)"] == {6: pytest.approx(1.55)}
+    assert found["gate ½ - 1 at the same initial scale (2x2)"] == {6: pytest.approx(0.45)}
+    kinds = {t.name.rpartition("-")[0] for t in GROUPS["round2-a"]}
+    assert kinds == {kind for weights in protocol.CONTRASTS.values() for kind in weights}
+
+
+def test_the_protocol_holds_its_numbers_and_sentences():
+    text = (RESULTS / "protocol.md").read_text(encoding="utf-8")
+    for question, sentences in protocol.SENTENCES.items():
+        part = text.split(f"<!-- table: sentences {question} -->")[1].split("<!-- end -->")[0]
+        for word, sentence in sentences.items():
+            assert f"- *{word}*: {sentence}." in part
+    for number in (protocol.SPREAD, protocol.GAMMA_DECAY, protocol.ALIVE, protocol.USED):
+        assert f"{number:g}" in text
+
+
+def test_the_power_of_the_protocol():
+    """One row of part C by drawing each experiment alone and asking the rule itself."""
+    rng = np.random.default_rng(8)
+    words = [protocol.equality(list(rng.normal(0.45, 0.7, 9)), 1.0) for _ in range(2000)]
+    equal = np.mean([word.startswith("equal") for word in words])
+    text = (RESULTS / "protocol.md").read_text(encoding="utf-8")
+    part = text.split("<!-- table: power c -->")[1].split("<!-- end -->")[0]
+    row = next(line for line in part.splitlines() if line.startswith("| 0.7 | 0.45 |"))
+    assert 100 * equal == pytest.approx(float(row.split("|")[3].strip(" %")), abs=3.5)
+
+
 @pytest.fixture
 def small_round(archive, nothing_collected, tmp_path, monkeypatch):
     """Runs on a small archive, whose commit is taken for known."""
