@@ -12,11 +12,12 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from experiments import attention, evidence, markdown, protocol
+from experiments import attention, evidence, markdown, protocol, round2
 from experiments.attention import GROUPS, RESULTS, read_rows
 from nam_edu.data import write_archive
 
@@ -59,18 +60,19 @@ def test_a_difference_in_pairs_by_hand():
 
 
 @pytest.mark.parametrize(
-    "mean, half_90, half_95, says",
+    "pairs, mean, half_90, half_95, says",
     [
-        (2.0, 0.5, 0.7, "an effect"),
-        (-2.0, 0.5, 0.7, "an effect"),
-        (0.5, 0.3, 0.4, "an effect, smaller than the margin"),
-        (0.1, 0.5, 0.7, "no effect that matters"),
-        (-0.6, 0.5, 0.7, "undecided"),
-        (0.0, 1.1, 1.4, "undecided"),
+        (6, 2.0, 0.5, 0.7, "an effect"),
+        (6, -2.0, 0.5, 0.7, "an effect"),
+        (6, 0.5, 0.3, 0.4, "an effect, smaller than 1 point"),
+        (3, 0.1, 0.5, 0.7, "equal to within 1 point"),
+        (6, -0.6, 0.5, 0.7, "undecided"),
+        (6, 0.0, 1.1, 1.4, "undecided"),
+        (2, 2.0, 0.5, 0.7, "too few pairs"),
     ],
 )
-def test_the_rule(mean, half_90, half_95, says):
-    assert evidence.verdict(mean, half_90, half_95) == says
+def test_the_rule(pairs, mean, half_90, half_95, says):
+    assert evidence.verdict(pairs, mean, half_90, half_95) == says
 
 
 def test_a_table_is_put_between_its_markers(tmp_path):
@@ -84,6 +86,184 @@ def test_a_table_is_put_between_its_markers(tmp_path):
         "before\n<!-- table: a b -->\n| \\1 |\n<!-- end -->\nbetween\n"
         "<!-- table: c -->\nkept\n<!-- end -->\n"
     )
+
+
+def test_values_are_put_into_sentences(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("about <!-- =a b -->old<!-- --> and <!-- =c --><!-- -->.")
+    markdown.insert(page, {}, {"a b": r"+0.5 \1", "c": "undecided", "d": "not there"})
+    assert (
+        page.read_text() == "about <!-- =a b -->+0.5 \\1<!-- --> and <!-- =c -->undecided<!-- -->."
+    )
+    with pytest.raises(ValueError, match="nothing is known of the value 'c'"):
+        markdown.insert(page, {}, {"a b": "x"})
+
+
+PAGES = (RESULTS / "attention.md", ROOT / "README.md", ROOT / "README.zh-CN.md")
+
+
+def test_the_pages_are_up_to_date(tmp_path, monkeypatch):
+    """A report from the rows that are committed changes nothing, in figures' stead their names."""
+    for page in (*PAGES, *RESULTS.glob("*.csv")):
+        shutil.copy(page, tmp_path / page.name)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *a, **more: None)
+    evidence.report(tmp_path, [tmp_path / page.name for page in PAGES])
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert (tmp_path / page.name).read_text(encoding="utf-8") == text
+        # At the start of a line Markdown would take the comment for a block of its own.
+        assert not re.search(r"(?m)^ *<!-- =", text)
+
+
+def value(name, page=PAGES[0]):
+    """What stands in a page at the places of a value, which is the same at all of them."""
+    text = page.read_text(encoding="utf-8")
+    found = set(re.findall(rf"<!-- ={re.escape(name)} -->(.*?)<!-- -->", text))
+    assert len(found) == 1, (name, found)
+    return found.pop()
+
+
+def test_the_words_about_the_pilot():
+    """Computed apart, by NumPy and SciPy, from the rows."""
+    from scipy import stats
+
+    def rows(name):
+        with open(RESULTS / f"{name}.csv", newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    runs = [r for r in rows("runs") if r["network"] == "resnet18-width32"]
+
+    def top1(name, setting="", n=6):
+        found = {
+            int(r["seed"]): float(r["top1"])
+            for r in runs
+            if (r["attention"], r["setting"]) == (name, setting)
+        }
+        return np.array([found[s] for s in range(n)])
+
+    def interval(d, level):
+        low, high = stats.ttest_1samp(d, 0).confidence_interval(level)
+        return f"{low:+.2f} to {high:+.2f}"
+
+    nam, half, none, se = (top1(name) for name in ("nam", "half", "none", "se"))
+    assert value("nam-none") == f"{(nam - none).mean():.2f} (95 %: {interval(nam - none, 0.95)})"
+    assert value("half-none") == f"{(half - none).mean():.2f} (95 %: {interval(half - none, 0.95)})"
+    d = nam - half
+    assert value("nam-half") == f"{d.mean():+.2f}" == value("nam-half", PAGES[2])
+    assert value("nam-half 90") == interval(d, 0.90) and value("nam-half 95") == interval(d, 0.95)
+    assert value("nam-half 90 zh", PAGES[2]) == interval(d, 0.90).replace("to", "至")
+    assert value("positive") == f"{(d > 0).sum()} of 6" and value("passes") == "0.54"
+
+    def equal(margin, d=d):
+        return max(
+            stats.ttest_1samp(d, -margin, alternative="greater").pvalue,
+            stats.ttest_1samp(d, margin, alternative="less").pvalue,
+        )
+
+    assert equal(1) < 0.05 < equal(0.53) and equal(0.545) < 0.05
+    assert value("nam-half word") == "equal to within 1 point"
+    assert value("nam-half at half") == "undecided"
+    assert equal(1, d[3:]) < 0.05
+    assert value("unknown") == (
+        f"{d[3:].mean():+.2f} (90 %: {interval(d[3:], 0.90)}): equal to within 1 point"
+    )
+    curves = {(r["run"], int(r["epoch"])): r for r in rows("curves")}
+
+    def curve(name, column, epochs):
+        return np.array(
+            [
+                [float(curves[f"resnet18-width32-10-{name}-{s}", e][column]) for e in epochs]
+                for s in range(6)
+            ]
+        ).mean(1)
+
+    late = curve("nam", "eval_top1", range(6, 11)) - curve("half", "eval_top1", range(6, 11))
+    assert value("late") == f"{late.mean():+.2f} (95 %: {interval(late, 0.95)})"
+    for name, epoch in (("lead first", 1), ("lead last", 10)):
+        lead = (curve("none", "loss", [epoch]) - curve("half", "loss", [epoch])).mean()
+        assert value(name) == f"{lead:.3f}"
+
+    gates = [r for r in rows("gates") if re.fullmatch(r"resnet18-width32-10-nam-\d", r["run"])]
+    end = [r for r in gates if r["epoch"] == "10"]
+
+    def span(of, low, high, digits=3):
+        ends = min(float(r[low]) for r in of), max(float(r[high]) for r in of)
+        return f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}"
+
+    assert value("gate") == span(end, "gate_low", "gate_high") == value("gate", PAGES[1])
+    assert value("gate ever") == span(gates, "gate_low", "gate_high") == "0.440 to 0.561"
+    assert value("gamma") == span(end, "gamma_mean", "gamma_mean")
+    far = max(max(1 - float(r["weight_low"]), float(r["weight_high"]) - 1) for r in end)
+    assert value("weight") == f"{100 * far:.0f} %"
+    whole = [r for r in rows("fixed") if (r["images"], r["layer"]) == ("10000", "all")]
+    fixed = [r for r in whole if re.fullmatch(r"resnet18-width32-10-nam-\d", r["run"])]
+    change = np.array([float(r["top1_half"]) - float(r["top1"]) for r in fixed])
+    assert len(change) == 6 and value("change") == f"{change.mean():+.3f}"
+    assert value("change size") == f"{abs(change).mean():.3f}" == "0.045"
+    assert value("change most") == f"{abs(change).max():.2f}"
+    assert value("changed") == f"{np.mean([int(r['changed_half']) for r in fixed]):.0f}"
+    spatial = [r for r in whole if "nam-spatial" in r["run"]]
+    learned, at_half, at_mean = (
+        np.mean([float(r[c]) for r in spatial]) for c in ("top1", "top1_half", "top1_mean")
+    )
+    assert value("spatial half") == f"{learned - at_half:.1f}"
+    assert value("spatial recovered") == f"{at_mean - at_half:.1f}"
+    assert value("spatial mean") == f"{learned - at_mean:.1f}"
+    both = top1("nam-spatial", n=3) - nam[:3]
+    assert value("spatial-nam") == (f"{both.mean():+.2f} (95 %: {interval(both, 0.95)}): undecided")
+    cbam = top1("cbam", n=3) - half[:3]
+    assert value("cbam-half") == f"{cbam.mean():+.2f} (95 %: {interval(cbam, 0.95)}): undecided"
+    for title, a, b in (("NAM - constant ½", nam, half), ("SE - constant ½", se, half)):
+        alone = np.hypot(a.std(ddof=1), b.std(ddof=1))
+        assert f"{title} {(a - b).std(ddof=1):.2f} in place of {alone:.2f}" in value("pairing")
+
+    def decay(*rates):
+        return 10 * 5e-4 * 391 * sum(rates)
+
+    cosine = [[0.05 * (1 + np.cos(np.pi * e / n)) for e in range(n)] for n in (10, 20)]
+    official = decay(*[0.1] * 60, *[0.02] * 60, *[0.004] * 40, *[0.0008] * 40)
+    assert value("D") == f"{decay(*cosine[0]):.2f}"
+    assert value("D shipped") == f"{decay(*cosine[1]):.2f}"
+    assert value("D official") == f"{official:.1f}" == "14.5"
+    assert value("predicted") == f"{np.exp(-decay(*cosine[0])):.3f}"
+    assert float(value("gamma official")) == pytest.approx(np.exp(-official), rel=0.1)
+
+    # Every difference of the tables, from the top-1 of each pair: which survive Holm's correction?
+    wide = [r for r in rows("runs") if r["network"] == "resnet18-width64"]
+    wide = {(r["attention"], int(r["seed"])): float(r["top1"]) for r in wide}
+    wide = {k: np.array([wide[k, s] for s in (0, 1)]) for k in ("nam", "none", "half")}
+    p = {}
+    for title, d in (
+        ("NAM - none", nam - none),
+        ("constant ½ - none", half - none),
+        ("NAM - constant ½", nam - half),
+        ("SE - constant ½", se - half),
+        ("NAM - SE", nam - se),
+        ("wide 1", wide["nam"] - wide["none"]),
+        ("wide 2", wide["half"] - wide["none"]),
+        ("wide 3", wide["nam"] - wide["half"]),
+    ):
+        p[title] = stats.ttest_1samp(d, 0).pvalue
+    for name, setting, n in (
+        ("cbam", "", 3),
+        ("eca", "", 3),
+        ("nam-detached", "", 3),
+        ("nam-spatial", "", 3),
+        ("nam", "penalty 1e-05", 2),
+        ("nam", "penalty 0.0001", 3),
+        ("nam", "penalty 0.001", 2),
+        ("nam", "no decay on gamma", 3),
+    ):
+        for other in (half, nam):
+            d = top1(name, setting, n) - other[:n]
+            p[f"{name} {setting} {other[0]}"] = stats.ttest_1samp(d, 0).pvalue
+    assert value("contrasts") == str(len(p)) == "24"
+    kept = []
+    for rank, title in enumerate(sorted(p, key=p.get)):
+        if p[title] >= 0.05 / (len(p) - rank):
+            break
+        kept.append(title)
+    assert sorted(value("survivors").split(", ")) == sorted(kept)
 
 
 def test_the_figures_of_the_pages_are_those_of_the_runs():
@@ -423,6 +603,222 @@ def test_the_power_of_the_protocol():
     part = text.split("<!-- table: power c -->")[1].split("<!-- end -->")[0]
     row = next(line for line in part.splitlines() if line.startswith("| 0.7 | 0.45 |"))
     assert 100 * equal == pytest.approx(float(row.split("|")[3].strip(" %")), abs=3.5)
+
+
+SHIFTS = {  # of part A, in points beside none
+    "none": 0.0,
+    "none-last-gamma-0.5": 1.9,
+    "half": 2.0,
+    "half-last-gamma-2": 0.1,
+    "quarter": 2.02,
+    "nam": 2.1,
+    "nam-times-c": 0.5,
+    "nam-gamma-decay-13.44": 2.05,
+    "nam-gate-only": -9.0,
+}
+
+
+def a_round(seed, b=(0.0, 1.0), c=0.0, spread=0.2):
+    """Rows of a whole second round. b: NAM - 1/2 and 1/2 - none of part B; c: NAM - 1/2 of C."""
+    rng = np.random.default_rng(seed)
+
+    def runs(part, shifts):
+        base = {s: 50 + rng.normal() for s in protocol.SEEDS[part]}
+        for s in protocol.seeds_of(part, rows) if part != "b" else protocol.SEEDS["b"][:10]:
+            for kind, shift in shifts.items():
+                top1 = base[s] + shift + rng.normal(0, spread / 2**0.5)
+                rows.append(
+                    {
+                        "run": f"{part}-{kind}-{s}",
+                        "attention": kind.split("-rate")[0].split("-last")[0],
+                        "seed": str(s),
+                        "top1": f"{top1:.4f}",
+                        "top5": "77",
+                        "cross_entropy": "2",
+                        "train_top1": "60",
+                        "epochs": {"b": "60", "c": "20"}.get(part, "10"),
+                        "commit": "c" * 40,
+                        "started": "2026-11-30T10:00:00+00:00",
+                        "data_md5": "d",
+                        "machine": "m",
+                        "versions": "v",
+                    }
+                )
+
+    rows = []
+    runs("a", SHIFTS)
+    rates = {0.05: 1.0, 0.1: 0.0, 0.2: -1.0}
+    runs(
+        "rates",
+        {
+            f"{k}-rate-{r:g}": (k == "half") * 1.5 + v
+            for r, v in rates.items()
+            for k in ("none", "half")
+        },
+    )
+    runs("b", {"none": 0.0, "half": b[1], "nam": b[1] + b[0]})
+    runs("c", {"nam": c, "half": 0.0})
+    gated = [r for r in rows if "nam" in r["run"]]
+    gates = [
+        {"run": r["run"], "epoch": epoch, "layer": layer, "gate_std": std}
+        for r in gated
+        for epoch, std in (
+            ("1", "0.4"),
+            (r["epochs"], "0.21" if "times-c" in r["run"] else "0.003"),
+        )
+        for layer in ("layer1", "layer2")
+    ]
+    fixed = [
+        {
+            "run": r["run"],
+            "layer": layer,
+            "top1": r["top1"],
+            "top1_half": f"{float(r['top1']) - (7 if 'times-c' in r['run'] else 0.01):.4f}",
+            "top1_layer": f"{float(r['top1']) - (3 if 'times-c' in r['run'] else 0.02):.4f}",
+            "top1_mean": r["top1"],
+        }
+        for r in gated
+        for layer in ("all", "layer1")
+    ]
+    for i, row in enumerate(fixed):  # costs that are not all the same
+        row["top1_half"] = f"{float(row['top1_half']) + 0.01 * (i % 3):.4f}"
+    return SimpleNamespace(runs=rows, curves=[], gates=gates, fixed=fixed)
+
+
+def paired(rows, a, b):
+    top1 = {r["run"]: float(r["top1"]) for r in rows}
+    seeds = [r["run"].rpartition("-")[2] for r in rows if r["run"].rpartition("-")[0] == a]
+    return np.array([top1[f"{a}-{s}"] - top1[f"{b}-{s}"] for s in seeds])
+
+
+def test_the_outcomes_of_a_round():
+    """By SciPy, for rounds with differences that are known, undecided ones included."""
+    from scipy import stats
+
+    def tost(d, margin):
+        return max(
+            stats.ttest_1samp(d, -margin, alternative="greater").pvalue,
+            stats.ttest_1samp(d, margin, alternative="less").pvalue,
+        )
+
+    cases = {
+        "equal": (a_round(1), True, False),
+        "above": (a_round(2, b=(1.5, 0.0), c=3.0), False, True),
+        "undecided": (a_round(26, b=(0.3, 0.5), c=0.8, spread=0.5), False, False),
+    }
+    for expected, (data, equal, better) in cases.items():
+        b, c = round2.part_of("b", data.runs), round2.part_of("c", data.runs)
+        assert b.finished and c.finished and (len(b.runs), len(c.runs)) == (30, 18)
+        (_, d, word), (_, gain, gain_word) = round2.outcomes(b)
+        assert d == pytest.approx(list(paired(data.runs, "b-nam", "b-half")))
+        assert (tost(d, 0.5) < 0.05) == word.startswith("equal") == equal
+        above = stats.ttest_1samp(d, 0.5, alternative="greater").pvalue < 0.05
+        assert above == (word == "above") == better
+        assert (word == "undecided") == (expected == "undecided")
+        more = stats.ttest_1samp(gain, 0.5, alternative="greater").pvalue < 0.05
+        assert (gain_word == "above") == more == (expected == "equal")
+        ((_, wide, wide_word),) = round2.outcomes(c)
+        assert (tost(wide, 1.0) < 0.05) == wide_word.startswith("equal")
+        text = round2.in_short(data)
+        low, high = stats.ttest_1samp(d, 0).confidence_interval(0.95)
+        said = protocol.SENTENCES[protocol.QUESTION_B][word]
+        assert f"- **{said}**: {np.mean(d):+.2f} (95 %: {low:+.2f} to {high:+.2f};" in text
+        # The second question is confirmed only behind an equality.
+        second = protocol.SENTENCES[protocol.SECOND_B][gain_word]
+        assert (f"**{second}**, as an exploratory result" in text) == (not equal)
+        assert "no verdict" not in text
+
+
+def test_part_a_and_the_rates_of_a_round():
+    from scipy import stats
+
+    data = a_round(4)
+    found = round2.outcomes(round2.part_of("a", data.runs))
+    words = {title: word for title, _, word in found}
+    p = [stats.ttest_1samp(values, 0).pvalue for _, values, _ in found]
+    order = np.argsort(p)
+    rejected = set()
+    for rank, i in enumerate(order):
+        if p[i] >= 0.05 / (8 - rank):
+            break
+        rejected.add(found[i][0])
+    assert {title for title, word in words.items() if word != "undecided"} == rejected
+    assert words["constant ½ - none"] == words["initial scale ½ - 1 (2x2)"] == "higher"
+    assert words["NAM, W times C - constant ½"] == words["NAM, gate only - NAM"] == "lower"
+    assert words["constant ¼ - constant ½"] == "undecided"
+    rates = round2.part_of("rates", data.runs)
+    assert round2.best_rates(rates) == {
+        "none": "rates-none-rate-0.05",
+        "half": "rates-half-rate-0.05",
+    }
+    ((_, values, word),) = round2.outcomes(rates)
+    assert values == pytest.approx(
+        list(paired(data.runs, "rates-half-rate-0.05", "rates-none-rate-0.05"))
+    )
+    assert word == "higher"
+
+
+def test_alive_used_and_useful_of_a_round():
+    data = a_round(5, b=(0.0, 1.0))
+    *_, alive, used, useful = round2.gate_words(data, "a-nam-times-c")
+    assert (alive, used, useful) == ("alive", "used", "not useful")
+    networks, spread, costs, alive, used, useful = round2.gate_words(data, "b-nam")
+    assert (networks, spread, alive, used) == (10, (0.003, 0.003), "not alive", "not used")
+    assert useful == "not useful" and costs[1] == pytest.approx(0.02)
+    assert round2.gate_words(a_round(5, b=(1.5, 1.0)), "b-nam")[-1] == "useful"
+    line = "- The gate of NAM (part B): not alive; not used; not useful."
+    assert line in round2.gates_in_short(data).splitlines()
+    # A gate whose layers' means do as well is not used, however much 1/2 costs.
+    for row in data.fixed:
+        if row["run"].startswith("a-nam-times-c"):
+            row["top1_layer"] = f"{float(row['top1']) - 0.1 - 0.01 * int(row['run'][-1]):.4f}"
+    assert round2.gate_words(data, "a-nam-times-c")[4] == "not used"
+
+
+def test_a_round_that_is_not_finished(tmp_path):
+    """Nothing, a single run, half of each part, all but one: no verdict, and no error."""
+    whole = a_round(6)
+    lacking = [r for r in whole.runs if r["run"] != "b-none-25"]
+    for runs in ([], whole.runs[:1], whole.runs[::2], lacking):
+        names = {r["run"] for r in runs}
+        data = SimpleNamespace(
+            runs=runs,
+            curves=[],
+            gates=[r for r in whole.gates if r["run"] in names],
+            fixed=[r for r in whole.fixed if r["run"] in names],
+        )
+        found = round2.tables(data, [])
+        assert "no verdict before all of them are" in found["round2 b"]
+        for line in found["round2 b"].splitlines():
+            if line.startswith("| NAM -") or line.startswith("| constant ½ -"):
+                assert line.endswith("| not finished |")
+        assert protocol.SENTENCES[protocol.QUESTION_B]["equal"] not in found["round2 answers"]
+        assert (round2.figure(data) is not None) == (len(runs) > 1)
+        if len(runs) > 1:
+            round2.figure(data).savefig(tmp_path / "figure.png")
+    assert "Part B: 29 of 30 runs finished" in found["round2 answers"]
+    assert (
+        "not finished" not in found["round2 c"] and "18 of 18 runs finished." in found["round2 c"]
+    )
+
+
+def test_a_part_that_is_cut_is_judged_by_its_complete_seeds(monkeypatch):
+    data = a_round(7)
+    data.runs = [r for r in data.runs if r["run"] not in ("c-half-38", "c-nam-37")]
+    assert not round2.part_of("c", data.runs).finished
+    monkeypatch.setitem(protocol.CUT, "c", 7)
+    part = round2.part_of("c", data.runs)
+    assert part.finished and len(round2.outcomes(part)[0][1]) == 7
+    assert "cut at 7 seeds" in part.progress and "(cut at 7 seeds)" in round2.in_short(data)
+
+
+def test_the_run_that_is_repeated():
+    pilot = [{"run": "resnet18-width32-10-nam-0", "eval_top1": "20", "loss": "3.5"}] * 10
+    data = a_round(8)
+    assert round2.repeat_table(data, pilot) == ""
+    data.curves = [{"run": "repeat-nam-0", "eval_top1": "21.5", "loss": "3.25"}] * 10
+    last = round2.repeat_table(data, pilot).splitlines()[-1]
+    assert last == "| 10 | 20.00 | 21.50 | 3.500 | 3.250 |"
 
 
 @pytest.fixture
