@@ -401,8 +401,6 @@ def left_of(groups):
 def run(groups, processes):
     """Make what is missing of these groups, so many runs at a time; returns whether all went
     well."""
-    if hasattr(os, "nice"):
-        os.nice(10)
     here = {"commit": commit(), "data_md5": todays_md5()}
     for row in collected(2).values():
         of_one_commit(row, here)
@@ -474,6 +472,8 @@ def one(trial, here):
     """Make one run, in this process."""
     from nam_edu.machinery.errors import Stopped
 
+    if hasattr(os, "nice"):
+        os.nice(10)
     folder = RUNS / trial.name
     write_origin(folder, here)
     if trial.part:
