@@ -1,15 +1,24 @@
 """Attention modules side by side on the real CIFAR-100: python -m experiments.attention.
 
-    run GROUP ...   train what is missing of these groups (see GROUPS), two runs at a time, each on
-                    one thread; stop it when you like, it goes on where it stopped
-    examine         of every finished run that has not been: fix the gates, remove channels
-    collect         write the CSV files of results/ from the finished runs
-    report          refresh the tables and figures in results/attention.md and the READMEs, from
-                    the CSV files alone (see evidence.py)
+    run GROUP ...   train and examine what is missing of these groups (see GROUPS), two runs at a
+                    time, each on one thread, at low priority; Ctrl-C or SIGTERM stops it after the
+                    steps that it is in, and it goes on from there the next time
+    status          what is done, what is left, and about how long that takes
+    collect         copy the rows of finished runs into the CSV files of results/, as `run` does
+                    after each run
+    report          refresh the tables, words and figures of results/attention.md and the READMEs,
+                    from the CSV files alone (see evidence.py)
 
-Every run trains on all 50,000 images and reports the accuracy on the 10,000 test images after the
-last epoch. Runs of one seed are paired: same order of the images and same augmentation. Nothing is
-chosen on the test images.
+`--runs FOLDER` is where the runs are kept while they are made, `--results FOLDER` where their rows
+go. A run whose rows are there is done: its folder may be lost. So the runs can be made in a `git
+worktree` of one commit, and their rows be kept in another checkout.
+
+The first round, the pilot, is in runs.csv, curves.csv, gates.csv, fixed.csv and removed.csv; the
+second, whose protocol is results/protocol.md, in runs2.csv, curves2.csv, gates2.csv and fixed2.csv.
+
+Every run reports the accuracy after the last epoch: on the 10,000 test images after training on all
+50,000, or, where images are held out (`rates`), on those. Runs of one seed are paired: same order
+of the images and same augmentation. Nothing is chosen on the test images.
 """
 
 from __future__ import annotations
@@ -21,26 +30,38 @@ import datetime
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+from experiments import protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "attention"
 RESULTS = ROOT / "results"
-PROBED = 1000  # test images whose gates are looked at after each epoch
+PROBED = 1000  # test images whose gates are looked at during training
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One run: an attention, a seed, a network and, for NAM, a setting that differs."""
+    """One run: an attention, a seed, a network, and what differs from the usual recipe.
+
+    part: of the second round "repeat", "a", "rates", "b" or "c"; empty in the first. validation:
+    training images that are held out, and reported on in place of the test images.
+    """
 
     attention: str
     seed: int
     width: int = 32
     epochs: int = 10
     penalty: float = 0.0
-    decay_gamma: bool = True
+    gamma_decay: float = 1.0
+    last_gamma: float = 1.0
+    learning_rate: float = 0.1
+    validation: int = 0
+    part: str = ""
 
     @property
     def network(self):
@@ -50,12 +71,19 @@ class Trial:
     def setting(self):
         if self.penalty:
             return f"penalty {self.penalty:g}"
-        return "" if self.decay_gamma else "no decay on gamma"
+        if self.last_gamma != 1:
+            return f"last gamma {self.last_gamma:g}"
+        if self.part == "rates":
+            return f"rate {self.learning_rate:g}"
+        return {1.0: "", 0.0: "no decay on gamma"}.get(
+            self.gamma_decay, f"gamma decay {self.gamma_decay:g}"
+        )
 
     @property
     def name(self):
         setting = f"-{self.setting.replace(' ', '-')}" if self.setting else ""
-        return f"{self.network}-{self.epochs}-{self.attention}{setting}-{self.seed}"
+        kind = self.part or f"{self.network}-{self.epochs}"
+        return f"{kind}-{self.attention}{setting}-{self.seed}"
 
     def recipe(self):
         from nam_edu.data import CIFAR100_MEAN, CIFAR100_STD
@@ -67,13 +95,20 @@ class Trial:
             width=self.width,
             attention=self.attention,
             epochs=self.epochs,
+            learning_rate=self.learning_rate,
             nesterov=True,
             penalty=self.penalty,
-            gamma_decay=1.0 if self.decay_gamma else 0.0,
+            gamma_decay=self.gamma_decay,
+            last_gamma=self.last_gamma,
+            validation=self.validation,
             seed=self.seed,
             mean=CIFAR100_MEAN,
             std=CIFAR100_STD,
         )
+
+    def probes(self, epoch):
+        """Whether the gates are looked at after this epoch: in long runs not after every one."""
+        return epoch <= 10 or epoch % 5 == 0
 
 
 def group(attentions, seeds, **settings):
@@ -81,7 +116,7 @@ def group(attentions, seeds, **settings):
     return [Trial(attention, seed, **settings) for seed in seeds for attention in attentions]
 
 
-GROUPS = {
+PILOT = {
     "main": group(("none", "half", "se", "nam"), range(6)),
     "wider": group(("cbam", "eca", "nam-detached", "nam-spatial"), range(3)),
     "penalty": [
@@ -89,8 +124,38 @@ GROUPS = {
         for p, seeds in ((1e-5, 2), (1e-4, 3), (1e-3, 2))
         for t in group(("nam",), range(seeds), penalty=p)
     ],
-    "decay": group(("nam",), range(3), decay_gamma=False),
+    "decay": group(("nam",), range(3), gamma_decay=0.0),
     "wide": group(("none", "half", "nam"), range(2), width=64, epochs=4),
+}
+MECHANISM = (  # the arms of part A
+    {"attention": "none"},
+    {"attention": "none", "last_gamma": 0.5},
+    {"attention": "half"},
+    {"attention": "half", "last_gamma": 2.0},
+    {"attention": "quarter"},
+    {"attention": "nam"},
+    {"attention": "nam-times-c"},
+    {"attention": "nam", "gamma_decay": protocol.GAMMA_DECAY},
+    {"attention": "nam-gate-only"},
+)
+ROUND_2 = {
+    "round2-repeat": group(("nam",), (0,), part="repeat"),
+    "round2-a": [
+        Trial(seed=seed, part="a", **arm) for seed in protocol.SEEDS["a"] for arm in MECHANISM
+    ],
+    "round2-rates": [
+        Trial(attention, seed, learning_rate=rate, validation=protocol.HELD_OUT, part="rates")
+        for seed in protocol.SEEDS["rates"]
+        for rate in protocol.RATES
+        for attention in ("none", "half")
+    ],
+    "round2-b": group(("none", "half", "nam"), protocol.SEEDS["b"], epochs=60, part="b"),
+    "round2-c": group(("nam", "half"), protocol.SEEDS["c"], width=64, epochs=20, part="c"),
+}
+GROUPS = {**PILOT, **ROUND_2}
+TABLES = {  # the CSV files of each round, without .csv
+    1: ("runs", "curves", "gates", "fixed", "removed"),
+    2: ("runs2", "curves2", "gates2", "fixed2"),
 }
 
 
@@ -124,8 +189,8 @@ def load():
 
 
 def commit():
-    """The full hash of the commit that is checked out. Exits where the code differs from it: a row
-    names the commit that made it."""
+    """The full hash of the commit that is checked out. Exits where a file, those in results/ aside,
+    differs from it: a row names the commit that made it."""
 
     def git(*command):
         return subprocess.run(
@@ -133,33 +198,48 @@ def commit():
         ).stdout.strip()
 
     try:
-        if git("status", "--porcelain", "--", "nam_edu", "experiments"):
+        changed = git("status", "--porcelain", "--", ".", ":!results")
+        if changed:
             sys.exit(
-                "nam_edu/ or experiments/ has changes that are not committed: commit them, "
-                "so that the rows of the runs can name the commit that made them"
+                "there are changes that are not committed: commit them, so that the rows of the "
+                f"runs can name the commit that made them; first: {changed.splitlines()[0]}"
             )
         return git("rev-parse", "HEAD")
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"the commit is unknown, so the runs could not name it: {error}")
 
 
+def of_one_commit(made, here):
+    """Exit where rows or a run of the second round were made by another commit than the one that is
+    here, or with another archive."""
+    for key in ("commit", "data_md5"):
+        if made[key] != here[key]:
+            sys.exit(
+                f"{made.get('run', 'the run')} was made with {key} {made[key]}, but here it is "
+                f"{here[key]}: the second round comes from one commit and one archive; go on in a "
+                "git worktree of that commit, with that archive"
+            )
+
+
+def origin_file(folder):
+    """Beside the folder of a run, which is empty until the run itself begins."""
+    return folder.with_name(f"{folder.name}.origin.json")
+
+
 def origin(folder):
-    """Where a run comes from: {"commit", "started", "data_md5"}, kept beside it in origin.json;
-    empty for runs from before there was such a file."""
-    path = folder / "origin.json"
+    """Where a run comes from, {"commit", "started", "data_md5"}; {} for runs from before that was
+    kept."""
+    path = origin_file(folder)
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def write_origin(folder):
-    """Write origin.json as the run starts; a run that goes on keeps its own."""
+def write_origin(folder, here):
+    """Keep where a run comes from as it starts; a run that goes on keeps its own."""
     from nam_edu.machinery.files import write_text
 
     if not origin(folder) and not (folder / "run.json").exists():
         started = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        write_text(
-            folder / "origin.json",
-            json.dumps({"commit": commit(), "started": started, "data_md5": todays_md5()}),
-        )
+        write_text(origin_file(folder), json.dumps({**here, "started": started}))
 
 
 def train(trial):
@@ -169,75 +249,70 @@ def train(trial):
     from paddle.callbacks import Callback
 
     from nam_edu.attention import nam_layers
-    from nam_edu.evaluation import gates, predict
+    from nam_edu.evaluation import gates
+    from nam_edu.machinery.run_folder import newest_state
     from nam_edu.training import fit
 
     folder = RUNS / trial.name
-    write_origin(folder)
-    probed = archive.test.take(np.arange(PROBED))
+    probed = archive.test.images[:PROBED]
+    state = newest_state(folder)
+    done = state[1]["epoch"] if state else 0  # epochs
 
     class GateProbe(Callback):
-        """After each epoch a row per NAM layer: its gamma, its W and its gate; and a row with what
-        is left of the accuracy when all gates are fixed."""
+        """After an epoch, before its evaluation, a row per NAM layer: its gamma, W and gate."""
 
-        def on_eval_end(self, logs=None):
+        def on_epoch_end(self, epoch, logs=None):
+            epoch += 1 + done
+            if not trial.probes(epoch):
+                return
             network = self.model.network
             layers = dict(nam_layers(network))
-            rows, fixed = read_rows(folder / "gates.csv"), read_rows(folder / "fixed.csv")
-            epoch = 1 + max((int(row["epoch"]) for row in rows), default=0)
-            measured = gates(network, probed.images)
-            for name, gate in measured.items():
+            rows = read_rows(folder / "gates.csv")
+            for name, gate in gates(network, probed).items():
                 gamma = np.abs(layers[name].bn.weight.numpy())
-                rows.append(
-                    dict(
-                        zip(
-                            GATE_COLUMNS,
-                            (
-                                epoch,
-                                name,
-                                *(
-                                    f"{v:.6g}"
-                                    for v in (
-                                        gamma.mean(),
-                                        gamma.std(),
-                                        gate.weights_low,
-                                        gate.weights_high,
-                                        gate.low,
-                                        gate.high,
-                                        gate.mean,
-                                        gate.std,
-                                        gate.profile_std,
-                                    )
-                                ),
-                            ),
-                        )
-                    )
+                values = (
+                    gamma.mean(),
+                    gamma.std(),
+                    gate.weights_low,
+                    gate.weights_high,
+                    gate.low,
+                    gate.high,
+                    gate.mean,
+                    gate.std,
+                    gate.profile_std,
                 )
+                row = (epoch, name, *(f"{value:.6g}" for value in values))
+                rows.append(dict(zip(GATE_COLUMNS, row)))
             write_rows(folder / "gates.csv", rows)
-            learned = predict(network, probed.images).argmax(1)
-            fixed.append({"epoch": epoch, **with_fixed_gates(network, probed, learned, measured)})
-            write_rows(folder / "fixed.csv", fixed)
 
-    done = len(read_rows(folder / "log.csv"))
-    for name in ("gates.csv", "fixed.csv"):  # an epoch that was probed but not saved is done again
-        rows = [row for row in read_rows(folder / name) if int(row["epoch"]) <= done]
-        if rows:
-            write_rows(folder / name, rows)
+    # An epoch that was probed but not saved is done again.
+    saved = [row for row in read_rows(folder / "gates.csv") if int(row["epoch"]) <= done]
+    if saved:
+        write_rows(folder / "gates.csv", saved)
+    else:
+        (folder / "gates.csv").unlink(missing_ok=True)
     callbacks = [GateProbe()] if trial.attention.startswith("nam") else []
     fit(trial.recipe(), out=folder, resume=True, progress=False, callbacks=callbacks)
 
 
 def with_fixed_gates(network, split, learned, measured, only=None):
-    """Top-1 with the learned gates (`learned`: their first choices), with 1/2 and with each
-    channel's mean gate in their place; and how many first choices that changes. only: one layer."""
+    """Top-1 with the learned gates (`learned`: their first choices), and with constants in their
+    place: 1/2, each layer's mean gate, each channel's mean gate; and how many first choices that
+    changes. only: one layer."""
+    import numpy as np
+
     from nam_edu.evaluation import fixed_gates, predict
 
+    of_layer = {
+        name: dataclasses.replace(gate, profile=np.full_like(gate.profile, gate.mean))
+        for name, gate in measured.items()
+    }
     row = {
         "layer": only or "all",
         "images": len(split),
         "top1": f"{100 * (learned == split.fine).mean():.2f}",
     }
-    for name, gate in (("half", 0.5), ("mean", measured)):
+    for name, gate in (("half", 0.5), ("layer", of_layer), ("mean", measured)):
         with fixed_gates(network, gate, only):
             choices = predict(network, split.images).argmax(1)
         row[f"top1_{name}"] = f"{100 * (choices == split.fine).mean():.2f}"
@@ -246,8 +321,9 @@ def with_fixed_gates(network, split, learned, measured, only=None):
 
 
 def examine(trial):
-    """Of one finished run, over all test images: fixed gates, all at once and layer by layer, into
-    fixed-end.csv; channels removed (of the main runs), into removed.csv."""
+    """Of one finished run, over all test images: constants in place of the gates, in all layers at
+    once and layer by layer, into fixed-end.csv; channels removed (of the pilot's main runs), into
+    removed.csv."""
     test = load().test
     from nam_edu.attention import nam_layers
     from nam_edu.evaluation import evaluate, gates, predict, without_channels
@@ -292,53 +368,149 @@ def examine(trial):
     write_rows(folder / "removed.csv", rows)
 
 
-def in_processes(what, trials, done, processes):
-    """Do "train" or "examine" for each of these trials that is not done, so many at a time."""
-    waiting = [trial for trial in trials if not done(trial)]
-    print(f"{len(waiting)} runs to {what}", flush=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = {}
-    while waiting or running:
-        while waiting and len(running) < processes:
-            trial = waiting.pop(0)
-            (RUNS / trial.name).mkdir(parents=True, exist_ok=True)
-            log = open(RUNS / f"{trial.name}.log", "a")  # noqa: SIM115
-            running[
-                subprocess.Popen(
-                    [
-                        sys.executable,
-                        "-m",
-                        "experiments.attention",
-                        "one",
-                        what,
-                        json.dumps(dataclasses.asdict(trial)),
-                    ],
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=log,
-                    stderr=log,
-                )
-            ] = trial
-        pid, _ = os.wait()
-        process = next(p for p in running if p.pid == pid)
-        trial = running.pop(process)
-        print(f"{trial.name}: {'done' if done(trial) else 'FAILED, see its log'}", flush=True)
-
-
-def all_trials():
-    """The trials of all groups, in their order."""
-    return [trial for trials in GROUPS.values() for trial in trials]
-
-
 def finished(trial):
-    """Whether a run has trained its last epoch."""
-    return len(read_rows(RUNS / trial.name / "log.csv")) == trial.epochs
+    """Whether the folder of a run holds all that it is to leave: training, and what `examine`
+    writes."""
+    folder = RUNS / trial.name
+    files = ["fixed-end.csv"] if trial.attention.startswith("nam") else []
+    files += ["removed.csv"] if trial in GROUPS["main"] else []
+    return len(read_rows(folder / "log.csv")) == trial.epochs and all(
+        (folder / name).exists() for name in files
+    )
 
 
-def examined(trial):
-    """Whether the last file of `examine` is there."""
-    last = "removed.csv" if trial in GROUPS["main"] else "fixed-end.csv"
-    return (RUNS / trial.name / last).exists()
+def collected(round=2):
+    """The rows of the runs whose results are kept: {name: row}."""
+    return {row["run"]: row for row in read_rows(RESULTS / f"{TABLES[round][0]}.csv")}
+
+
+def wanted(trial, rows):
+    """Whether the protocol asks for this run: in part B 10 or 14 seeds, by its rule. rows: those of
+    the runs that are there, by name."""
+    return trial.part not in protocol.SEEDS or trial.seed in protocol.seeds_of(
+        trial.part, rows.values()
+    )
+
+
+def left_of(groups):
+    """The trials of these groups that are to be made and are not done, in their order."""
+    rows = {**collected(1), **collected(2)}
+    return [t for g in groups for t in GROUPS[g] if t.name not in rows and wanted(t, rows)]
+
+
+def run(groups, processes):
+    """Make what is missing of these groups, so many runs at a time; returns whether all went
+    well."""
+    here = {"commit": commit(), "data_md5": todays_md5()}
+    for row in collected(2).values():
+        of_one_commit(row, here)
+    running, failed, stopping = {}, set(), []
+
+    def stop(number, frame):
+        stopping.append(number)
+        for process in running:
+            process.terminate()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        collect()  # what finished as an earlier call was ended
+        print(f"{len(left_of(groups))} runs to make", flush=True)
+        while True:
+            waiting = [t for t in left_of(groups) if t not in failed and t not in running.values()]
+            while waiting and len(running) < processes and not stopping:
+                trial = waiting.pop(0)
+                of_one_commit({"commit": commit(), "data_md5": here["data_md5"]}, here)
+                running[start(trial, here)] = trial
+                if stopping:  # the signal came before the process was in `running`
+                    stop(stopping[-1], None)
+            if not running:
+                break
+            process = next_to_end(running)
+            trial = running.pop(process)
+            if finished(trial):
+                collect()
+                print(f"{trial.name}: done", flush=True)
+            elif stopping:
+                print(f"{trial.name}: stopped", flush=True)
+            else:
+                failed.add(trial)
+                print(f"{trial.name}: FAILED, see {RUNS / trial.name}.log", flush=True)
+    finally:
+        for process in running:  # where something went wrong here
+            process.terminate()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return not failed
+
+
+def start(trial, here):
+    """A process that makes one run, on one thread. It does not hear a Ctrl-C in the terminal."""
+    folder = RUNS / trial.name
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "experiments.attention", "--runs", str(RUNS), "one"]
+    with open(RUNS / f"{trial.name}.log", "a") as log:
+        return subprocess.Popen(
+            [*command, json.dumps(dataclasses.asdict(trial)), json.dumps(here)],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def next_to_end(running):
+    """The first of these processes that ends."""
+    while True:
+        for process in running:
+            if process.poll() is not None:
+                return process
+        time.sleep(0.2)
+
+
+def one(trial, here):
+    """Make one run, in this process."""
+    from nam_edu.machinery.errors import Stopped
+
+    if hasattr(os, "nice"):
+        os.nice(10)
+    folder = RUNS / trial.name
+    write_origin(folder, here)
+    if trial.part:
+        of_one_commit({"run": trial.name, **origin(folder)}, here)
+    try:
+        train(trial)
+    except Stopped as stopped:
+        sys.exit(str(stopped))
+    examine(trial)
+
+
+SECONDS = {32: 13, 64: 27}  # of an epoch, by width, of one of two runs at a time: a first guess
+
+
+def status():
+    """Print what is done and left of the second round, and about how long that takes."""
+    rows = collected(2)
+    seconds = {}
+    for width in {trial.width for trials in ROUND_2.values() for trial in trials}:
+        known = [r for r in rows.values() if r["network"] == f"resnet18-width{width}"]
+        measured = sum(float(r["seconds"]) for r in known), sum(int(r["epochs"]) for r in known)
+        seconds[width] = measured[0] / measured[1] if known else SECONDS.get(width, SECONDS[32])
+    total = 0.0
+    for name, trials in ROUND_2.items():
+        asked = [t for t in trials if wanted(t, rows)]
+        left = [t for t in asked if t.name not in rows]
+        begun = [t for t in left if (RUNS / t.name / "run.json").exists()]
+        epochs = sum(t.epochs - len(read_rows(RUNS / t.name / "log.csv")) for t in left)
+        hours = epochs * seconds[trials[0].width] / 2 / 3600
+        total += hours
+        print(
+            f"{name:<14}{len(asked) - len(left):>4} of {len(asked):>3} done, {len(begun)} begun, "
+            f"{epochs} epochs left: about {hours:.1f} hours"
+        )
+    seeds = protocol.seeds_of("b", rows.values())
+    print(f"part B: {len(seeds)} seeds, as far as its rule can tell by now")
+    print(f"about {total:.1f} hours for two runs at a time")
 
 
 # ------------------------------------------------------------------------------------ the tables
@@ -353,11 +525,12 @@ def read_rows(path):
 
 
 def write_rows(path, rows):
-    """Write dictionaries as a CSV file, whole or not at all."""
+    """Write dictionaries as a CSV file, whole or not at all; what a row lacks stays empty."""
     from nam_edu.machinery.files import write_text
 
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
@@ -375,126 +548,116 @@ def todays_md5():
 
 
 def collect():
-    """Write the results of all finished runs: a row per run, per epoch, per layer and epoch, per
-    way of fixing the gates, per way of removing channels. Rows of runs that were made elsewhere,
-    whose folders are not here, are kept.
+    """Copy the rows of all finished runs into the CSV files: a row per run, per epoch, per layer
+    and probed epoch, per way of fixing the gates, per way of removing channels. Rows that are there
+    and whose run folders are not here are kept. A second call changes nothing.
 
     A row keeps the md5 of the data that it was made with: of today's archive only where a run is
     new and brings none. `commit` and `started` are empty for runs from before they were kept.
     """
-    tables = {name: [] for name in ("runs", "curves", "gates", "fixed", "removed")}
-    known = {row["run"]: row for row in read_rows(RESULTS / "runs.csv")}
-    for group_name, trials in GROUPS.items():
-        for trial in filter(finished, trials):
-            folder, run = RUNS / trial.name, {"run": trial.name}
-            log = read_rows(folder / "log.csv")
-            about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-            end, made = log[-1], origin(folder)
-            md5 = (made or known.get(trial.name, {})).get("data_md5") or todays_md5()
-            tables["runs"].append(
-                {
-                    "attention": trial.attention,
-                    "seed": trial.seed,
-                    "network": trial.network,
-                    "epochs": trial.epochs,
-                    "top1": f"{float(end['eval_top1']):.2f}",
-                    "top5": f"{float(end['eval_top5']):.2f}",
-                    "setting": trial.setting,
-                    "group": group_name,
-                    "cross_entropy": f"{float(end['eval_cross_entropy']):.4f}",
-                    "train_top1": f"{float(end['top1']):.2f}",
-                    "seconds": round(sum(float(row["seconds"]) for row in log)),
-                    "recipe": json.dumps(about["recipe"]),
-                    "command": f"python -m experiments.attention run {group_name}",
-                    "data_md5": md5,
-                    "versions": json.dumps(about["versions"]),
-                    "machine": about["machine"],
-                    "date": about["started"][:10],
-                    "commit": made.get("commit", ""),
-                    "started": made.get("started", ""),
-                    **run,
-                }
-            )
-            tables["curves"] += [
-                {
-                    **run,
-                    "epoch": row["epoch"],
-                    **{
-                        k: f"{float(row[k]):.5g}"
-                        for k in (
-                            "loss",
-                            "top1",
-                            "eval_cross_entropy",
-                            "eval_top1",
-                            "eval_top5",
-                            "learning_rate",
-                            "seconds",
-                        )
-                    },
-                }
-                for row in log
-            ]
-            tables["gates"] += [{**run, **row} for row in read_rows(folder / "gates.csv")]
-            for name in ("fixed", "fixed-end"):
-                tables["fixed"] += [{**run, **row} for row in read_rows(folder / f"{name}.csv")]
-            tables["removed"] += [{**run, **row} for row in read_rows(folder / "removed.csv")]
-    order = [trial.name for trial in all_trials()]
-    for name, rows in tables.items():
-        here = {row["run"] for row in rows}
-        kept = [row for row in read_rows(RESULTS / f"{name}.csv") if row["run"] not in here]
-        if name == "runs":
-            kept = [
-                {
-                    **{k: v for k, v in row.items() if k != "run"},
-                    "commit": row.get("commit", ""),
-                    "started": row.get("started", ""),
-                    "run": row["run"],
-                }
-                for row in kept
-            ]
-        rows += kept
-        rows.sort(key=lambda row: order.index(row["run"]))
-        if rows:
-            write_rows(RESULTS / f"{name}.csv", rows)
-    print(f"{len(tables['runs'])} finished runs")
+    for round, groups in ((1, PILOT), (2, ROUND_2)):
+        trials = {t.name: (name, t) for name, of_group in groups.items() for t in of_group}
+        known = collected(round)
+        here = [name for name, (_, trial) in trials.items() if finished(trial)]
+        if not here:
+            continue
+        found = [rows_of(trials[name][1], trials[name][0], known.get(name)) for name in here]
+        order = {name: place for place, name in enumerate(trials)}
+        for i, table in enumerate(TABLES[round]):
+            rows = [row for of_run in found for row in of_run[i]]
+            rows += [r for r in read_rows(RESULTS / f"{table}.csv") if r["run"] not in here]
+            if rows:
+                rows.sort(key=lambda row: order[row["run"]])
+                write_rows(RESULTS / f"{table}.csv", rows)
+        print(f"{len(here)} finished runs of round {round} here", flush=True)
+
+
+def rows_of(trial, group_name, known=None):
+    """The rows of one finished run, for each of the five tables. known: its row in runs.csv."""
+    folder, run = RUNS / trial.name, {"run": trial.name}
+    log = read_rows(folder / "log.csv")
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    end, made = log[-1], origin(folder)
+    row = {
+        "attention": trial.attention,
+        "seed": trial.seed,
+        "network": trial.network,
+        "epochs": trial.epochs,
+        "top1": f"{float(end['eval_top1']):.2f}",
+        "top5": f"{float(end['eval_top5']):.2f}",
+        "setting": trial.setting,
+        "group": group_name,
+        "cross_entropy": f"{float(end['eval_cross_entropy']):.4f}",
+        "train_top1": f"{float(end['top1']):.2f}",
+        "seconds": round(sum(float(row["seconds"]) for row in log)),
+        "recipe": json.dumps(about["recipe"]),
+        "command": f"python -m experiments.attention run {group_name}",
+        "data_md5": (made or known or {}).get("data_md5") or todays_md5(),
+        "versions": json.dumps(about["versions"]),
+        "machine": about["machine"],
+        "date": about["started"][:10],
+        "commit": made.get("commit", ""),
+        "started": made.get("started", ""),
+        **run,
+    }
+    if trial.part:
+        row["evaluated_on"] = end["evaluated_on"]
+    columns = (
+        "loss",
+        "top1",
+        "eval_cross_entropy",
+        "eval_top1",
+        "eval_top5",
+        "learning_rate",
+        "seconds",
+    )
+    curves = [
+        {**run, "epoch": row["epoch"], **{k: f"{float(row[k]):.5g}" for k in columns}}
+        for row in log
+    ]
+
+    def of_file(*names):
+        return [{**run, **row} for name in names for row in read_rows(folder / f"{name}.csv")]
+
+    return [row], curves, of_file("gates"), of_file("fixed", "fixed-end"), of_file("removed")
 
 
 def main():
+    global RUNS, RESULTS
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--runs", type=Path, default=RUNS, help="where runs are kept")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="where their rows go")
     commands = parser.add_subparsers(dest="command", required=True)
-    trainer = commands.add_parser("run", help="train what is missing of these groups")
-    trainer.add_argument("groups", nargs="+", choices=list(GROUPS))
-    examiner = commands.add_parser("examine", help="fix gates and remove channels")
-    for command in (trainer, examiner):
-        command.add_argument(
-            "--processes",
-            type=int,
-            default=2,
-            help="runs at a time, each on one thread (default: 2)",
-        )
+    runner = commands.add_parser("run", help="train and examine what is missing of these groups")
+    runner.add_argument(
+        "groups",
+        nargs="+",
+        choices=[*GROUPS, "round2"],
+        metavar="GROUP",
+        help=f"{', '.join(GROUPS)}; round2 is all of its groups, in the protocol's order",
+    )
+    runner.add_argument(
+        "--processes", type=int, default=2, help="runs at a time, each on one thread (default: 2)"
+    )
+    commands.add_parser("status", help="what is done and what is left of the second round")
     commands.add_parser("collect", help="write the CSV files of results/")
-    commands.add_parser("report", help="refresh the tables and figures")
-    one = commands.add_parser("one")
-    one.add_argument("what", choices=("train", "examine"))
-    one.add_argument("trial")
+    commands.add_parser("report", help="refresh the tables, words and figures")
+    single = commands.add_parser("one")
+    single.add_argument("trial", type=json.loads)
+    single.add_argument("here", type=json.loads)
     args = parser.parse_args()
+    RUNS, RESULTS = args.runs.resolve(), args.results.resolve()
     if args.command == "run":
-        in_processes("train", [t for g in args.groups for t in GROUPS[g]], finished, args.processes)
-    elif args.command == "examine":
-        looked_at = [
-            t
-            for t in all_trials()
-            if finished(t) and (t.attention.startswith("nam") or t in GROUPS["main"])
-        ]
-        in_processes("examine", looked_at, examined, args.processes)
-    elif args.command == "collect":
-        collect()
+        groups = [g for name in args.groups for g in (ROUND_2 if name == "round2" else [name])]
+        sys.exit(0 if run(groups, args.processes) else 1)
+    elif args.command == "one":
+        one(Trial(**args.trial), args.here)
     elif args.command == "report":
         from experiments.evidence import report
 
-        report()
+        report(RESULTS)
     else:
-        {"train": train, "examine": examine}[args.what](Trial(**json.loads(args.trial)))
+        {"status": status, "collect": collect}[args.command]()
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
-"""Tables and figures from the CSV files of results/: python -m experiments.attention report.
+"""Tables, words and figures from the CSV files of results/: python -m experiments.attention report.
 
-The tables go between markers, `<!-- table: NAME -->` and `<!-- end -->`, in results/attention.md
-and in the READMEs; the text around them is written by hand.
+Tables go between `<!-- table: NAME -->` and `<!-- end -->`, numbers and verdicts in a sentence
+between `<!-- =NAME -->` and `<!-- -->`, in results/attention.md and the READMEs; the text around
+them is written by hand.
+This file is about the pilot; the second round is in round2.py.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from pathlib import Path
 
 import numpy as np
-from scipy.special import stdtrit
 
+from experiments import protocol
 from experiments.attention import GROUPS, RESULTS, ROOT, Trial, read_rows
-from experiments.markdown import table
+from experiments.markdown import insert, table
 from nam_edu import plots
 
 MARGIN = 1.0  # points of top-1; see results/attention.md for when and why it was named
@@ -34,29 +35,38 @@ TITLES = {
 # ----------------------------------------------------------------------------------- statistics
 
 
-def quantile(pairs, confidence):
-    """Student's t, two-sided, of so many pairs: 6 pairs and 0.95 give 2.5706."""
-    return float(stdtrit(pairs - 1, (1 + confidence) / 2))
-
-
 def difference(a, b):
     """Of two dictionaries {seed: value}, over the seeds of both: (pairs, mean of a - b, half of the
     90 % interval, half of the 95 % interval), the intervals from Student's t."""
     d = [a[seed] - b[seed] for seed in sorted(set(a) & set(b))]
     error = statistics.stdev(d) / math.sqrt(len(d))
-    return len(d), statistics.mean(d), *(quantile(len(d), c) * error for c in (0.90, 0.95))
+    return len(d), statistics.mean(d), *(protocol.quantile(len(d), c) * error for c in (0.90, 0.95))
 
 
-def verdict(mean, half_90, half_95):
-    """What a difference says by the rule in results/attention.md."""
+def verdict(pairs, mean, half_90, half_95):
+    """What a difference says by the rule in results/attention.md; nothing of two pairs."""
+    if pairs < 3:
+        return "too few pairs"
     effect = abs(mean) > half_95
     small = abs(mean) + half_90 < MARGIN
     return {
-        (True, True): "an effect, smaller than the margin",
+        (True, True): f"an effect, smaller than {MARGIN:g} point",
         (True, False): "an effect",
-        (False, True): "no effect that matters",
+        (False, True): f"equal to within {MARGIN:g} point",
         (False, False): "undecided",
     }[effect, small]
+
+
+def holm_survivors(runs):
+    """(titles of the differences in all tables of the pilot that Holm's correction leaves at 5 %,
+    number of differences)."""
+    titles, p_values = [], []
+    for title, a, b in [*main_pairs(), *wider_pairs(), *main_pairs(64)]:
+        a, b = by_seed(runs, **a), by_seed(runs, **b)
+        titles.append(title)
+        p_values.append(protocol.p_value([a[s] - b[s] for s in sorted(set(a) & set(b))]))
+    kept = [t for t, p in zip(titles, protocol.holm(p_values)) if p < 0.05]
+    return kept, len(titles)
 
 
 def by_seed(runs, column="top1", **wanted):
@@ -131,7 +141,7 @@ def difference_table(runs, pairs):
                 f"{mean:+.2f}",
                 f"{mean - half_95:+.2f} to {mean + half_95:+.2f}",
                 f"{mean - half_90:+.2f} to {mean + half_90:+.2f}",
-                verdict(mean, half_90, half_95),
+                verdict(n, mean, half_90, half_95),
             ]
         )
     return table(
@@ -151,10 +161,14 @@ def kind(attention, setting="", width=32):
     return {"attention": attention, "setting": setting, "network": f"resnet18-width{width}"}
 
 
+MAIN_PAIRS = ("nam", "half"), ("nam", "none"), ("half", "none"), ("se", "half"), ("nam", "se")
+
+
 def main_pairs(width=32):
-    names = ("nam", "half"), ("nam", "none"), ("half", "none"), ("se", "half"), ("nam", "se")
     return [
-        (f"{TITLES[a]} - {TITLES[b]}", kind(a, width=width), kind(b, width=width)) for a, b in names
+        (f"{TITLES[a]} - {TITLES[b]}", kind(a, width=width), kind(b, width=width))
+        for a, b in MAIN_PAIRS
+        if width == 32 or "se" not in (a, b)
     ]
 
 
@@ -335,6 +349,164 @@ def removed_table(runs, removed, wanted):
     return table(["channels removed", *(f"{100 * float(s):.0f} %" for s in shares)], rows)
 
 
+# ---------------------------------------------------------------------------------------- words
+
+
+def decay_of(recipe):
+    """D after each epoch, (epochs,): weight decay / (1 - momentum) * sum of the rates. Under the
+    weight decay alone gamma would be exp(-D)."""
+    from nam_edu.recipes import learning_rate
+
+    steps = -(-50_000 // recipe.batch_size)
+    rates = [learning_rate(recipe, s, steps) for s in range(steps * recipe.epochs)]
+    sums = np.cumsum(rates)[steps - 1 :: steps]
+    return recipe.weight_decay / (1 - recipe.momentum) * sums
+
+
+def span(rows, low, high=None):
+    """The smallest of one column and the largest of another, or of the same."""
+    return min(float(r[low]) for r in rows), max(float(r[high or low]) for r in rows)
+
+
+def pilot_values(runs, curves, gates, fixed, removed):
+    """Every number and verdict in the text about the pilot, {name: text}, computed from the rows.
+    They go between `<!-- =NAME -->` and `<!-- -->`."""
+    from nam_edu.recipes import recipe
+    from nam_edu.runs import shipped
+
+    seeds = {name: by_seed(runs, **kind(name)) for name in ("none", "half", "se", "nam")}
+    n, mean, half_90, half_95 = difference(seeds["nam"], seeds["half"])
+    names = {r["run"] for r in runs if r["attention"] == "nam" and r["group"] == "main"}
+    known = {(r["run"], int(r["epoch"])): r for r in curves}
+
+    def by_epoch(attention, column, epoch):
+        return {
+            s: float(known[f"resnet18-width32-10-{attention}-{s}", epoch][column])
+            for s in seeds["nam"]
+        }
+
+    def lead(epoch):  # in training loss
+        a, b = (by_epoch(k, "loss", epoch).values() for k in ("none", "half"))
+        return statistics.mean(a) - statistics.mean(b)
+
+    late = {
+        k: {s: statistics.mean(by_epoch(k, "eval_top1", e)[s] for e in range(6, 11)) for s in v}
+        for k, v in seeds.items()
+    }
+    every, end = [r for r in gates if r["run"] in names], at_the_end(gates, runs, kind("nam"))
+    whole = [r for r in fixed if r["images"] == "10000" and r["layer"] == "all"]
+    of_nam = [r for r in whole if r["run"] in names]
+    changes = [float(r["top1_half"]) - float(r["top1"]) for r in of_nam]
+    spatial = at_the_end(whole, runs, kind("nam-spatial"))
+    spatial_gates = at_the_end(gates, runs, kind("nam-spatial"))
+
+    def cost(column):
+        return statistics.mean(float(r["top1"]) - float(r[column]) for r in spatial)
+
+    scores = removed_scores(runs, removed, kind("nam"))
+    low, chance = scores["nam", "lowest", "0.1"], scores["", "random", "0.1"]
+    weights = span(end, "weight_low", "weight_high")
+    wide = {
+        k: statistics.mean(by_seed(runs, **kind(k, width=64)).values())
+        for k in ("none", "half", "nam")
+    }
+    logs = {k: shipped(k).log for k in ("nam", "none")}
+    ahead = [a["loss"] < b["loss"] for a, b in zip(logs["none"], logs["nam"])]
+    kept, contrasts = holm_survivors(runs)
+    pairing = [
+        f"{TITLES[a]} - {TITLES[b]} "
+        f"{statistics.stdev([seeds[a][s] - seeds[b][s] for s in seeds[a]]):.2f} in place of "
+        f"{math.sqrt(sum(statistics.variance(seeds[k].values()) for k in (a, b))):.2f}"
+        for a, b in MAIN_PAIRS
+    ]
+    late_found = difference(late["nam"], late["half"])
+    unknown = difference(*({s: seeds[k][s] for s in range(3, 6)} for k in ("nam", "half")))
+    of_spatial = difference(by_seed(runs, **kind("nam-spatial")), seeds["nam"])
+    of_cbam = difference(by_seed(runs, **kind("cbam")), seeds["half"])
+    gains = [difference(seeds[k], seeds["none"]) for k in ("nam", "half")]
+    decays = [Trial("nam", 0).recipe(), recipe("shipped"), recipe("official")]
+    decays = [float(decay_of(r)[-1]) for r in decays]
+    values = [seeds["nam"][s] - seeds["half"][s] for s in seeds["nam"]]
+    at_half, word = protocol.equality(values, 0.5), verdict(n, mean, half_90, half_95)
+    found = {
+        "nam-none": signed(gains[0]).lstrip("+"),
+        "half-none": signed(gains[1]).lstrip("+"),
+        "nam-none short": f"{gains[0][1]:.1f}",
+        "half-none short": f"{gains[1][1]:.1f}",
+        "nam-half": f"{mean:+.2f}",
+        "nam-half 90": ends(mean, half_90),
+        "nam-half 95": ends(mean, half_95),
+        "nam-half word": word,
+        "nam-half word zh": CHINESE[word],
+        "nam-half at half": at_half,
+        "nam-half at half zh": CHINESE.get(at_half, at_half),
+        "passes": f"{abs(mean) + half_90:.2f}",
+        "positive": f"{sum(d > 0 for d in values)} of {n}",
+        "positive zh": f"{n} 对中有 {sum(d > 0 for d in values)} 对",
+        "unknown": f"{signed(unknown, 90)}: {verdict(*unknown)}",
+        "late": signed(late_found),
+        "lead first": f"{lead(1):.3f}",
+        "lead last": f"{lead(10):.3f}",
+        "overtakes": str(next((i + 1 for i in range(len(ahead)) if all(ahead[i:])), "no")),
+        "wide nam": f"{wide['nam'] - wide['none']:+.1f}",
+        "wide half": f"{wide['half'] - wide['none']:+.1f}",
+        "gamma": between(span(end, "gamma_mean")),
+        "gamma free": between(
+            span(at_the_end(gates, runs, kind("nam", "no decay on gamma")), "gamma_mean")
+        ),
+        "predicted": f"{math.exp(-decays[0]):.3f}",
+        "D": f"{decays[0]:.2f}",
+        "D shipped": f"{decays[1]:.2f}",
+        "D official": f"{decays[2]:.1f}",
+        "gamma official": f"{math.exp(-decays[2]):.0e}".replace("e-0", "e-"),
+        "gate": between(span(end, "gate_low", "gate_high")),
+        "gate ever": between(span(every, "gate_low", "gate_high")),
+        "weight": f"{100 * max(1 - weights[0], weights[1] - 1):.0f} %",
+        "changed": f"{statistics.mean(float(r['changed_half']) for r in of_nam):.0f}",
+        "change": f"{statistics.mean(changes):+.3f}",
+        "change size": f"{statistics.mean(abs(c) for c in changes):.3f}",
+        "change most": f"{max(abs(c) for c in changes):.2f}",
+        "low hurts": f"{sum(low[run] < chance[run] for run in low)} of {len(low)}",
+        "spatial gamma": between(span(spatial_gates, "gamma_mean"), 2),
+        "spatial gate": between(span(spatial_gates, "gate_low", "gate_high"), 0),
+        "spatial half": f"{cost('top1_half'):.1f}",
+        "spatial recovered": f"{cost('top1_half') - cost('top1_mean'):.1f}",
+        "spatial mean": f"{cost('top1_mean'):.1f}",
+        "spatial-nam": f"{signed(of_spatial)}: {verdict(*of_spatial)}",
+        "cbam-half": f"{signed(of_cbam)}: {verdict(*of_cbam)}",
+        "pairing": "; ".join(pairing),
+        "survivors": ", ".join(kept) or "none",
+        "contrasts": str(contrasts),
+    }
+    for name in ("nam-half 90", "nam-half 95", "gate", "gamma"):
+        found[f"{name} zh"] = found[name].replace(" to ", " 至 ")
+    return found
+
+
+CHINESE = {
+    f"equal to within {MARGIN:g} point": "在 ±1 个百分点之内相等",
+    f"an effect, smaller than {MARGIN:g} point": "有差别，但小于 1 个百分点",
+    "an effect": "有差别",
+    "undecided": "尚无定论",
+    "equal": "相等",
+    "equal, not zero": "有差别，但更小",
+}
+
+
+def ends(mean, half):
+    return f"{mean - half:+.2f} to {mean + half:+.2f}"
+
+
+def between(pair, digits=3):
+    return f"{pair[0]:.{digits}f} to {pair[1]:.{digits}f}"
+
+
+def signed(found, confidence=95):
+    """ "+0.23 (95 %: -0.16 to +0.62)" of what `difference` gives."""
+    _, mean, half_90, half_95 = found
+    return f"{mean:+.2f} ({confidence} %: {ends(mean, {90: half_90, 95: half_95}[confidence])})"
+
+
 # -------------------------------------------------------------------------------------- figures
 
 
@@ -347,52 +519,46 @@ def main_figure(runs):
     }
     figure, (left, right) = plots.panels(2, height=3.1)
     plots.seeds(values, "top-1, per cent", "Each line one seed; bars: means", ax=left)
-    right.axvspan(
-        -MARGIN,
-        MARGIN,
+    pairs = [(title, by_seed(runs, **a), by_seed(runs, **b)) for title, a, b in main_pairs()]
+    intervals(right, [(title, difference(a, b)) for title, a, b in pairs], MARGIN)
+    right.set(title="Differences in pairs")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=3)
+    return figure
+
+
+def intervals(axis, differences, margin):
+    """Draw differences, [(title, what `difference` gives)]: means, 90 % and 95 % intervals."""
+    axis.axvspan(
+        -margin,
+        margin,
         color=plots.YELLOW,
         alpha=0.25,
         linewidth=0,
-        label="smallest effect that matters",
+        label=f"less than {margin:g} point{'s' if margin < 1 else ''}",
     )
-    right.axvline(0, color="#666666", linewidth=1, linestyle="--")
-    pairs = main_pairs()
-    for i, (_, a, b) in enumerate(pairs):
-        _, mean, half_90, half_95 = difference(by_seed(runs, **a), by_seed(runs, **b))
-        right.plot(
-            [mean - half_95, mean + half_95],
-            [i, i],
-            color=plots.BLUE,
-            linewidth=1.4,
-            label=None if i else "95 % interval",
-        )
-        right.plot(
-            [mean - half_90, mean + half_90],
-            [i, i],
-            color=plots.BLUE,
-            linewidth=4.5,
-            solid_capstyle="butt",
-            label=None if i else "90 % interval",
-        )
-        right.plot(mean, i, "o", color="white", markeredgecolor=plots.BLUE, markersize=6)
-    right.set_yticks(range(len(pairs)), [title.replace(" - ", " − ") for title, _, _ in pairs])
-    right.set(xlabel="points of top-1", title="Differences in pairs", ylim=(len(pairs) - 0.4, -0.6))
-    right.grid(False, axis="y")
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=3)
-    return figure
+    axis.axvline(0, color="#666666", linewidth=1, linestyle="--")
+    for i, (_, (_, mean, half_90, half_95)) in enumerate(differences):
+        for half, width in ((half_95, 1.4), (half_90, 4.5)):
+            axis.plot(
+                [mean - half, mean + half],
+                [i, i],
+                color=plots.BLUE,
+                linewidth=width,
+                solid_capstyle="butt",
+                label=None if i else f"{95 if half == half_95 else 90} % interval",
+            )
+        axis.plot(mean, i, "o", color="white", markeredgecolor=plots.BLUE, markersize=6)
+    axis.set_yticks(range(len(differences)), [t.replace(" - ", " − ") for t, _ in differences])
+    axis.set(xlabel="points of top-1", ylim=(len(differences) - 0.4, -0.6))
+    axis.grid(False, axis="y")
 
 
 @plots.styled
 def gamma_figure(runs, gates):
     """Mean gamma over the epochs, measured and predicted from the weight decay; spread of gamma;
     the reach of the gate."""
-    from nam_edu.recipes import learning_rate
-
     recipe = Trial("nam", 0).recipe()
-    steps = -(-50_000 // recipe.batch_size)
-    rates = [learning_rate(recipe, s, steps) for s in range(steps * recipe.epochs)]
-    sums = np.cumsum(rates)[steps - 1 :: steps]
-    predicted = np.exp(-recipe.weight_decay / (1 - recipe.momentum) * sums)
+    predicted = np.exp(-decay_of(recipe))
     epochs = list(range(1, recipe.epochs + 1))
 
     def course(wanted, value):
@@ -483,21 +649,18 @@ def removed_figure(runs, removed):
 # --------------------------------------------------------------------------------------- report
 
 
-def insert(path, tables):
-    """Put tables {name: text} between the markers in a file; names without a marker are passed."""
-    text = path.read_text(encoding="utf-8")
-    for name, content in tables.items():
-        pattern = rf"(<!-- table: {re.escape(name)} -->\n).*?(<!-- end -->)"
-        text = re.sub(pattern, lambda m, c=content: f"{m[1]}{c}\n{m[2]}", text, flags=re.S)
-    path.write_text(text, encoding="utf-8")
-
-
 def report(results: Path = RESULTS, documents=None):
-    """Refresh every table and figure."""
-    runs, gates, fixed, removed = (
-        read_rows(results / f"{name}.csv") for name in ("runs", "gates", "fixed", "removed")
+    """Refresh every table, every computed paragraph and every figure."""
+    from experiments import round2
+
+    runs, curves, gates, fixed, removed = (
+        read_rows(results / f"{name}.csv")
+        for name in ("runs", "curves", "gates", "fixed", "removed")
     )
+    values = pilot_values(runs, curves, gates, fixed, removed)
+    second = round2.read(results)
     tables = {
+        **round2.tables(second, curves),
         "main": accuracy_table(runs, ["main"]),
         "main differences": difference_table(runs, main_pairs()),
         "wider": accuracy_table(runs, ["wider", "penalty", "decay"]),
@@ -511,11 +674,13 @@ def report(results: Path = RESULTS, documents=None):
         "removed none": removed_table(runs, removed, kind("none")),
     }
     for path in documents or [results / "attention.md", *ROOT.glob("README*.md")]:
-        insert(path, tables)
+        insert(path, tables, values)
     for name, figure in (
         ("attention", main_figure(runs)),
         ("attention-gamma", gamma_figure(runs, gates)),
         ("attention-removed", removed_figure(runs, removed)),
+        ("attention-round2", round2.figure(second)),
     ):
-        figure.savefig(results / f"{name}.png", dpi=110)
-    print(f"tables and figures of {len(runs)} runs")
+        if figure is not None:
+            figure.savefig(results / f"{name}.png", dpi=110)
+    print(f"tables and figures of {len(runs)} runs of the pilot, {len(second.runs)} of round two")

@@ -16,7 +16,7 @@ import paddle.nn as nn
 import paddle.nn.functional as F
 
 from .attention import ChannelNAM, nam_layers
-from .baselines import ConstantGate
+from .baselines import ChannelNAMGateOnly, ConstantGate
 from .data import normalise
 from .machinery.inference import inference_mode, outputs
 from .resnet import BasicBlock, BottleneckBlock, ResNet
@@ -295,14 +295,16 @@ def gates(network, images, batch_size=256):
 
 
 class FixedGate(nn.Layer):
-    """gate * x with numbers that do not depend on x: (N, C, H, W) -> (N, C, H, W)."""
+    """gate * x, or without product the gate itself, with numbers that do not depend on x:
+    (N, C, H, W) -> (N, C, H, W)."""
 
-    def __init__(self, gate):
+    def __init__(self, gate, product=True):
         super().__init__()
         self.gate = paddle.to_tensor(gate)
+        self.product = product
 
     def forward(self, x):
-        return self.gate * x
+        return self.gate * x if self.product else self.gate.expand_as(x)
 
 
 @contextlib.contextmanager
@@ -341,8 +343,10 @@ def fixed_gates(network, gate=0.5, only=None):
     for name, layer in found.items():
         if only not in (None, name):
             continue
+        product = not isinstance(layer, ChannelNAMGateOnly)
         if not isinstance(gate, dict):
-            layers[name] = ConstantGate(gate)
+            constant = np.full((1, 1, 1, 1), gate, np.float32)
+            layers[name] = ConstantGate(gate) if product else FixedGate(constant, product)
             continue
         if name not in gate:
             raise ValueError(
@@ -350,7 +354,7 @@ def fixed_gates(network, gate=0.5, only=None):
             )
         profile = gate[name].profile.astype(np.float32)
         shape = [1, -1, 1, 1] if isinstance(layer, ChannelNAM) else [1, 1, *layer.size]
-        layers[name] = FixedGate(profile.reshape(shape))
+        layers[name] = FixedGate(profile.reshape(shape), product)
     return _in_place_of(network, layers)
 
 

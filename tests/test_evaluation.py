@@ -246,6 +246,24 @@ def test_fixed_gates_of_one_half_are_what_zero_gammas_give(nam_network, archive)
     assert np.abs(half - learned).max() > 1e-2
 
 
+@pytest.mark.parametrize("attention", ["nam-times-c", "nam-gate-only"])
+def test_fixed_gates_of_the_variants_of_nam(attention, archive):
+    """The gate alone, without the product, is fixed as such: zero gammas give 1/2, not x / 2."""
+    network = resnet18(attention=attention, width=8)
+    images = archive.test.images[:20]
+    learned = predict(network, images)
+    with fixed_gates(network, 0.5):
+        half = predict(network, images)
+    for _, layer in nam_layers(network):
+        layer.bn.weight.set_value(paddle.zeros_like(layer.bn.weight))
+        layer.bn.bias.set_value(paddle.zeros_like(layer.bn.bias))
+    np.testing.assert_allclose(half, predict(network, images), rtol=1e-4, atol=1e-5)
+    assert np.abs(half - learned).max() > 1e-3
+    with fixed_gates(network, gates(network, images)):  # each channel's mean, which is 1/2 by now
+        mean = predict(network, images)
+    np.testing.assert_allclose(half, mean, rtol=1e-4, atol=1e-5)
+
+
 def test_one_fixed_gate_of_one_half_is_what_its_zero_gammas_give(nam_network, archive):
     images = archive.test.images[:20]
     layers = dict(nam_layers(nam_network))

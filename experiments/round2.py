@@ -1,0 +1,396 @@
+"""The second round, by results/protocol.md: its tables, words and figure from runs2.csv,
+curves2.csv, gates2.csv and fixed2.csv, however many of its runs are there.
+
+A verdict is given once all runs of its part are finished, and not before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from types import SimpleNamespace
+
+from experiments import protocol
+from experiments.attention import PILOT, ROUND_2, TABLES, Trial, read_rows
+from experiments.markdown import table
+from nam_edu import plots
+
+TITLES = {
+    "none": "none",
+    "none-last-gamma-0.5": "none, last γ starts at ½",
+    "half": "constant ½",
+    "half-last-gamma-2": "constant ½, last γ starts at 2",
+    "quarter": "constant ¼",
+    "nam": "NAM",
+    "nam-times-c": "NAM, W times C",
+    f"nam-gamma-decay-{protocol.GAMMA_DECAY:g}": "NAM, D of `official`",
+    "nam-gate-only": "NAM, gate only",
+    **{
+        f"{attention}-rate-{rate:g}": f"{title}, rate {rate:g}"
+        for attention, title in (("none", "none"), ("half", "constant ½"))
+        for rate in protocol.RATES
+    },
+}
+PARTS = {"b": "B", "c": "C", "a": "A", "rates": "rates"}
+GATED = {  # kinds of run with a gate, and what says whether it is useful
+    "b-nam": "b-half",
+    "c-nam": "c-half",
+    "a-nam": "a-half",
+    "a-nam-times-c": "a-half",
+    f"a-nam-gamma-decay-{protocol.GAMMA_DECAY:g}": "a-half",
+    "a-nam-gate-only": "a-half",
+}
+
+
+def read(results):
+    """The rows of the second round: .runs, .curves, .gates, .fixed; empty where there are none."""
+    names = ("runs", "curves", "gates", "fixed")
+    return SimpleNamespace(
+        **{n: read_rows(results / f"{file}.csv") for n, file in zip(names, TABLES[2])}
+    )
+
+
+def kind_of(run):
+    """Part, attention and setting of a run's name: "a-nam-6" gives "a-nam"."""
+    return run.rpartition("-")[0]
+
+
+def title_of(kind):
+    """How the tables name a kind of run: "b-half" gives "constant ½"."""
+    return TITLES[kind.partition("-")[2]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """How far a part has come. runs: its rows, of the seeds that the protocol asks for."""
+
+    name: str
+    seeds: list
+    asked: int
+    runs: list
+
+    @property
+    def finished(self):
+        return len(self.runs) == self.asked
+
+    @property
+    def progress(self):
+        cut = protocol.CUT.get(self.name)
+        text = f"{len(self.runs)} of {self.asked} runs finished"
+        text += f"; cut at {cut} seeds, for want of time" if cut else ""
+        return text + ("." if self.finished else "; no verdict before all of them are.")
+
+    def differences(self, weights):
+        return list(protocol.combination(self.runs, weights).values())
+
+
+def part_of(name, rows):
+    """The `Part` of this name, "a", "rates", "b" or "c"."""
+    seeds = protocol.seeds_of(name, rows)
+    asked = {trial.name for trial in ROUND_2[f"round2-{name}"] if trial.seed in seeds}
+    return Part(name, seeds, len(asked), [row for row in rows if row["run"] in asked])
+
+
+# --------------------------------------------------------------------------------------- tables
+
+
+def accuracy_table(part):
+    """A row per kind of run that has finished runs."""
+    kinds = dict.fromkeys(kind_of(t.name) for t in ROUND_2[f"round2-{part.name}"])
+    rows = []
+    for kind in kinds:
+        own = [row for row in part.runs if kind_of(row["run"]) == kind]
+        if not own:
+            continue
+        top1 = [float(row["top1"]) for row in own]
+        spread = f" ± {statistics.stdev(top1):.2f}" if len(top1) > 1 else ""
+        rows.append([title_of(kind), len(top1), f"{statistics.mean(top1):.2f}{spread}"])
+        rows[-1].append(f"{min(top1):.2f} to {max(top1):.2f}")
+        for column, digits in (("top5", 2), ("cross_entropy", 3), ("train_top1", 2)):
+            rows[-1].append(f"{statistics.mean(float(row[column]) for row in own):.{digits}f}")
+    head = ["kind of run", "runs", "top-1, mean ± spread", "lowest to highest", "top-5"]
+    return table([*head, "cross-entropy", "top-1 in training"], rows) if rows else ""
+
+
+def outcomes(part):
+    """[(title, differences in pairs, word)] of what the protocol asks of a part; the word is None
+    before the part is finished."""
+    done = part.finished
+    if part.name == "b":
+        first = part.differences({"b-nam": 1, "b-half": -1})
+        second = part.differences({"b-half": 1, "b-none": -1})
+        return [
+            (
+                "NAM - constant ½",
+                first,
+                protocol.equality(first, protocol.MARGIN) if done else None,
+            ),
+            (
+                "constant ½ - none",
+                second,
+                protocol.against(second, protocol.MARGIN) if done else None,
+            ),
+        ]
+    if part.name == "c":
+        found = part.differences({"c-nam": 1, "c-half": -1})
+        word = protocol.equality(found, protocol.MARGIN_WIDE) if done else None
+        return [("NAM - constant ½", found, word)]
+    if part.name == "rates":
+        best = best_rates(part)
+        found = part.differences({best["half"]: 1, best["none"]: -1}) if done else []
+        word = signs([found], [protocol.p_value(found)])[0] if done else None
+        return [("constant ½ - none, each at its best rate", found, word)]
+    found = [part.differences(weights) for weights in protocol.CONTRASTS.values()]
+    words = [None] * len(found)
+    if done:
+        words = signs(found, protocol.holm([protocol.p_value(values) for values in found]))
+    return list(zip(protocol.CONTRASTS, found, words))
+
+
+def signs(found, p_values):
+    """ "higher", "lower" or "undecided" at 5 %, for each list of differences."""
+    return [
+        "undecided" if p >= 0.05 else "higher" if statistics.mean(values) > 0 else "lower"
+        for values, p in zip(found, p_values)
+    ]
+
+
+def best_rates(part):
+    """{attention: the kind of run whose rate has the highest mean}."""
+    means = {}
+    for row in part.runs:
+        means.setdefault(row["attention"], {}).setdefault(kind_of(row["run"]), []).append(
+            float(row["top1"])
+        )
+    return {
+        attention: max(kinds, key=lambda kind, kinds=kinds: statistics.mean(kinds[kind]))
+        for attention, kinds in means.items()
+    }
+
+
+def difference_table(part):
+    """A row per difference of which at least two pairs are there."""
+    corrected = part.name == "a" and part.finished
+    found = outcomes(part)
+    adjusted = protocol.holm([protocol.p_value(d) for _, d, _ in found]) if corrected else []
+    rows = []
+    for i, (title, values, word) in enumerate(found):
+        if len(values) < 2:
+            continue
+        ends = [protocol.interval(values, confidence) for confidence in (0.95, 0.90)]
+        rows.append([title, len(values), f"{statistics.mean(values):+.2f}"])
+        rows[-1] += [f"{low:+.2f} to {high:+.2f}" for low, high in ends]
+        rows[-1] += [f"{adjusted[i]:.3f}".replace("0.000", "< 0.001")] if corrected else []
+        rows[-1].append(word or "not finished")
+    head = ["difference", "pairs", "mean, points", "95 % interval", "90 % interval"]
+    head += ["p after Holm"] if corrected else []
+    return table([*head, "outcome"], rows) if rows else ""
+
+
+def gate_words(data, kind):
+    """(networks, range of the spread of their liveliest layer, [mean cost of ½, of each layer's
+    mean, of each channel's mean], alive, used, useful) of a kind of run with a gate, over the
+    finished runs; the words are None before the part is finished. None where no run is there."""
+    part = part_of(kind.partition("-")[0], data.runs)
+    epochs = {r["run"]: r["epochs"] for r in part.runs if kind_of(r["run"]) == kind}
+    spreads = {}
+    for row in data.gates:
+        if epochs.get(row["run"]) == row["epoch"]:
+            spreads.setdefault(row["run"], []).append(float(row["gate_std"]))
+    fixed = [r for r in data.fixed if r["run"] in epochs and r["layer"] == "all"]
+    if not epochs:
+        return None
+    costs = {
+        column: [float(r["top1"]) - float(r[f"top1_{column}"]) for r in fixed]
+        for column in ("half", "layer", "mean")
+    }
+    words = [None] * 3
+    if part.finished:
+        least = [min(pair) for pair in zip(costs["half"], costs["layer"])]
+        useful = part.differences({kind: 1, GATED[kind]: -1})
+        words = [protocol.alive(spreads), protocol.used(least), protocol.useful(useful)]
+    liveliest = [max(of_layers) for of_layers in spreads.values()]
+    return (
+        len(epochs),
+        (min(liveliest), max(liveliest)),
+        [statistics.mean(c) for c in costs.values()],
+        *words,
+    )
+
+
+def word_table(data):
+    """Alive, used, useful: a row per kind of run with a gate."""
+    rows = []
+    for kind in GATED:
+        found = gate_words(data, kind)
+        if found is None:
+            continue
+        networks, (low, high), costs, *words = found
+        part = PARTS[kind.partition("-")[0]]
+        rows.append([f"{part}: {title_of(kind)}", networks, f"{low:.4f} to {high:.4f}"])
+        rows[-1] += [f"{cost:+.2f}".replace("-0.00", "+0.00") for cost in costs] + [
+            word or "not finished" for word in words
+        ]
+    head = [
+        "kind of run",
+        "networks",
+        "spread of the liveliest layer's gate",
+        "½ in its place costs",
+    ]
+    head += ["each layer's mean costs", "each channel's mean costs", "alive?", "used?", "useful?"]
+    return table(head, rows) if rows else ""
+
+
+def repeat_table(data, pilot_curves):
+    """Top-1 after each epoch of the run that was made twice."""
+    again = ROUND_2["round2-repeat"][0]
+    before = Trial(again.attention, again.seed, again.width, again.epochs)
+    assert before in PILOT["main"]
+    curves = [
+        [(r["eval_top1"], r["loss"]) for r in rows if r["run"] == trial.name]
+        for rows, trial in ((pilot_curves, before), (data.curves, again))
+    ]
+    if not curves[1]:
+        return ""
+    rows = [
+        [
+            epoch + 1,
+            *(f"{float(v):.2f}" for v in (old[0], new[0])),
+            *(f"{float(v):.3f}" for v in (old[1], new[1])),
+        ]
+        for epoch, (old, new) in enumerate(zip(*curves))
+    ]
+    return table(["epoch", "top-1, pilot", "again", "training loss, pilot", "again"], rows)
+
+
+# ---------------------------------------------------------------------------------------- words
+
+
+def sentence(question, values, word, more=""):
+    """The protocol's sentence for an outcome, with its numbers."""
+    text = protocol.SENTENCES[question][word]
+    (low, high), (low_90, high_90) = (protocol.interval(values, c) for c in (0.95, 0.90))
+    return (
+        f"- **{text}**{more}: {statistics.mean(values):+.2f} (95 %: {low:+.2f} to {high:+.2f}; "
+        f"90 %: {low_90:+.2f} to {high_90:+.2f}; {len(values)} pairs)."
+    )
+
+
+def in_short(data):
+    """The sentences that the protocol has for what came out, or how far the runs have come."""
+    lines = []
+    parts = {name: part_of(name, data.runs) for name in PARTS}
+    for name, part in parts.items():
+        label = f"Part {PARTS[name]}" if len(PARTS[name]) == 1 else "The rates"
+        if not part.finished:
+            lines.append(f"- {label}: {part.progress}")
+            continue
+        found = outcomes(part)
+        cut = f" (cut at {protocol.CUT[name]} seeds)" if name in protocol.CUT else ""
+        if name == "b":
+            confirmed = found[0][2].startswith("equal")
+            mark = "" if confirmed else ", as an exploratory result"
+            lines.append(sentence(protocol.QUESTION_B, *found[0][1:], cut))
+            lines.append(sentence(protocol.SECOND_B, *found[1][1:], cut + mark))
+        elif name == "c":
+            lines.append(sentence(protocol.QUESTION_C, *found[0][1:], cut))
+        elif name == "rates":
+            lines.append(sentence(protocol.RATES_QUESTION, *found[0][1:], cut + ", exploratory"))
+        else:
+            by_word = {}
+            for title, values, word in found:
+                text = f"{title} ({statistics.mean(values):+.2f})"
+                by_word.setdefault(protocol.SENTENCES["A: each contrast"][word], []).append(text)
+            said = "; ".join(f"{word}: {', '.join(titles)}" for word, titles in by_word.items())
+            lines.append(f"- Part A{cut}, after Holm's correction: {said}.")
+    return "\n".join(lines)
+
+
+def gates_in_short(data):
+    """A line per kind of run with a gate whose part is finished: is it alive, used, useful?"""
+    lines = []
+    for kind in GATED:
+        found = gate_words(data, kind)
+        if found is None or found[-1] is None:
+            continue
+        words = [
+            f"whether it is {question} is undecided" if word == "undecided" else word
+            for question, word in zip(("alive", "used", "useful"), found[-3:])
+        ]
+        part = PARTS[kind.partition("-")[0]]
+        lines.append(f"- The gate of {title_of(kind)} (part {part}): {'; '.join(words)}.")
+    return "\n".join(lines)
+
+
+def origins(data):
+    """Which commits, archives, versions and machines the rows come from."""
+    if not data.runs:
+        return "No run is finished yet."
+    columns = (
+        ("commit", "commit"),
+        ("data_md5", "archive"),
+        ("machine", "machine"),
+        ("versions", "versions"),
+    )
+    said = []
+    for column, name in columns:
+        values = dict.fromkeys(row[column] for row in data.runs)
+        said.append(f"{name} {' and '.join(f'`{value}`' for value in values)}")
+    days = sorted(row["started"] for row in data.runs)
+    return (
+        f"{len(data.runs)} runs; {'; '.join(said)}; the first started {days[0]}, the last "
+        f"{days[-1]}. Each run's command and recipe stand in [runs2.csv](runs2.csv)."
+    )
+
+
+def tables(data, pilot_curves):
+    """{name: text} of everything about the second round."""
+    found = {
+        "round2 answers": in_short(data),
+        "round2 gates": gates_in_short(data),
+        "round2 origins": origins(data),
+        "round2 words": word_table(data),
+        "round2 repeat": repeat_table(data, pilot_curves) or "Not finished.",
+        "round2 figure": (
+            "![Differences in pairs of the second round](attention-round2.png)"
+            if figure_rows(data)
+            else ""
+        ),
+    }
+    for name in PARTS:
+        part = part_of(name, data.runs)
+        pieces = [part.progress, accuracy_table(part), difference_table(part)]
+        found[f"round2 {name}"] = "\n\n".join(piece for piece in pieces if piece)
+    return found
+
+
+# --------------------------------------------------------------------------------------- figure
+
+
+def figure_rows(data):
+    """[(title, differences)] of parts B, C and A, where at least two pairs are there; without the
+    gate alone, whose difference would need another scale."""
+    rows = []
+    for name in ("b", "c", "a"):
+        for title, values, _ in outcomes(part_of(name, data.runs)):
+            if len(values) > 1 and "gate only" not in title:
+                rows.append((f"{PARTS[name]}: {title.replace('`', '')}", values))
+    return rows
+
+
+def figure(data):
+    """The differences in pairs with their intervals; None where there are none."""
+    from experiments.evidence import difference, intervals
+
+    rows = figure_rows(data)
+    return _figure(rows, difference, intervals) if rows else None
+
+
+@plots.styled
+def _figure(rows, difference, intervals):
+    figure, (axis,) = plots.panels(1, height=1.0 + 0.32 * len(rows))
+    found = [(t, difference(dict(enumerate(d)), dict.fromkeys(range(len(d)), 0))) for t, d in rows]
+    intervals(axis, found, protocol.MARGIN)
+    axis.set(title="Round two: differences in pairs")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower right", ncols=3)
+    return figure
