@@ -101,12 +101,13 @@ MISTAKES = {
         "eps is missing": (" + 1e-5", ""),
         "eps stands beside the root": ("np.sqrt(var + 1e-5)", "(np.sqrt(var) + 1e-5)"),
         "divide by the variance": ("np.sqrt(var + 1e-5)", "(var + 1e-5)"),
-        "not by n - 1": ("x.var((0, 1), ", "x.var((0, 1), ddof=1, "),
+        "divide by n - 1": ("x.var((0, 1), ", "x.var((0, 1), ddof=1, "),
         "lambda and beta are still": ("lambda_ * x_hat + beta", "x_hat"),
+        "lambda and beta are swapped": ("lambda_ * x_hat + beta", "beta * x_hat + lambda_"),
         "shift beta is missing": ("lambda_ * x_hat + beta", "lambda_ * x_hat"),
         "with its sign": ("lambda_ * x_hat", "abs(lambda_) * x_hat"),
         "is a `return` missing": ("return lambda_", "lambda_"),
-        "is a reshape missing": (
+        "Is a reshape missing": (
             "lambda_ * x_hat + beta",
             "lambda_.ravel() * x_hat + beta.ravel()",
         ),
@@ -209,7 +210,7 @@ def my_gradient(gamma, upstream):
             "self.bn.bias, training=self.training) *",
         ),
         "forward gives back None": ("return F.sigmoid", "F.sigmoid"),
-        "is a reshape missing": (".reshape([1, -1, 1, 1])", ""),
+        "Is a reshape missing": (".reshape([1, -1, 1, 1])", ""),
         "under the name .bn": ("self.bn", "self.norm"),
     },
     "2.5": {
@@ -434,7 +435,7 @@ def my_confusion(true, predicted, classes):
             "np.array([a[seed] - b[seed] for seed in a])",
             "np.array(list(a.values())) - np.array(list(b.values()))",
         ),
-        "divide by n - 1": ("ddof=1", "ddof=0"),
+        "comes out too small": ("ddof=1", "ddof=0"),
         "1.96 is for": ("half_width = t *", "half_width = 1.96 *"),
         "by sqrt(n)": (" / np.sqrt(len(d))", ""),
         "the sign is turned": ("a[seed] - b[seed]", "b[seed] - a[seed]"),
@@ -1036,7 +1037,7 @@ def test_mistake(number, words, capsys):
         source = SOLUTIONS[number][0].replace(old, new)
     right, said = checked(number, source, capsys)
     assert not right and words in said, said
-    assert words == "is a reshape missing" or "your code raised" not in said
+    assert words == "Is a reshape missing" or "your code raised" not in said
 
 
 @pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")

@@ -63,8 +63,8 @@ def _of_error(error):
     said = next((line for line in lines if line.startswith("(")), lines[0] if lines else "")
     if "broadcast" in str(error).lower():
         return words(
-            "your code raised {kind}: {said} (Shapes that do not fit: is a reshape missing, "
-            "such as the one from (C,) to (1, C, 1, 1)?)",
+            "your code raised {kind}: {said} (The shapes do not fit. Is a reshape missing? A "
+            "vector (C,) meets a map as (1, C, 1, 1).)",
             kind=kind,
             said=said,
         )

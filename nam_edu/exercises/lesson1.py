@@ -58,10 +58,14 @@ def exercise_1_1(answer):
                 norm(root=lambda var: var + 1e-5),
                 Wrong("you divide by the variance; the standard deviation is its root"),
             ),
-            (norm(ddof=1), Wrong("divide by n, not by n - 1, in the variance: NumPy's default")),
+            (norm(ddof=1), Wrong("you divide by n - 1 in the variance; a batch norm divides by n")),
             (
                 norm(scale=1, shift=0),
                 Wrong("that is x_hat: lambda and beta are still to be applied"),
+            ),
+            (
+                norm(scale=shift, shift=scale),
+                Wrong("lambda and beta are swapped: which one scales?"),
             ),
             (norm(shift=0), Wrong("the shift beta is missing")),
             (norm(scale=1), Wrong("the scale lambda is missing")),
@@ -153,7 +157,7 @@ def exercise_1_3(answer):
             raise Wrong("a layer has at least one channel, not {got}", got=got)
         if gate(x_hat, got) < least:
             raise Wrong(
-                "with C = {got} a pixel of x_hat = {x_hat:g} has a gate of {gate:.5f}, which is "
+                "with C = {got} a pixel of x_hat = {x_hat:g} has a gate of {gate:.6f}, which is "
                 "below {least}; take the sigmoid itself, not the straight line",
                 got=got,
                 x_hat=x_hat,

@@ -37,7 +37,9 @@ def exercise_3_1(answer):
             raise Wrong("the 7x7 stem halves twice: the convolution and the max-pool")
         if got == sides(image, stem, halve=lambda s: s // 2):
             raise Wrong(
-                "an odd side rounds up: {image} pixels and stem {stem!r}", image=image, stem=stem
+                "an odd side rounds up: try {image} pixels and stem {stem!r} by hand",
+                image=image,
+                stem=stem,
             )
         if got == sides(image, stem, halve=lambda s: s / 2):
             raise Wrong("there is no half a pixel: {got}", got=got)
@@ -46,7 +48,7 @@ def exercise_3_1(answer):
         if got == want[::-1]:
             raise Wrong("the order is turned round: the first stage comes first")
         raise Wrong(
-            "{image} pixels and stem {stem!r} do not give {got}: follow the picture of 3.3",
+            "{image} pixels and stem {stem!r} do not give {got}: follow the picture of section 3.3",
             image=image,
             stem=stem,
             got=got,
@@ -154,7 +156,9 @@ def _ways(block, x):
     def after_relu(out):
         return attend(F.relu(bn3(out) + shortcut))
 
-    after = Wrong("attention comes after the addition: there it holds back the shortcut too (3.2)")
+    after = Wrong(
+        "attention comes after the addition: there it holds back the shortcut too (section 3.2)"
+    )
     bn = Wrong(
         "one of the batch norms is used in another's place, twice, or not at all; in a new network "
         "all are alike, here they are not"

@@ -36,7 +36,7 @@ def exercise_4_1(answer):
             ),
             (
                 [want[0], values.std((2, 3)).mean(0)],
-                Wrong("that is the standard deviation within each image, averaged (see 4.1)"),
+                Wrong("that is the standard deviation within each image, averaged (section 4.1)"),
             ),
             (
                 [want[0], want[1] ** 2],
@@ -111,7 +111,7 @@ def exercise_4_2(answer):
             ],
         )
         if np.any(got < -1e-9):
-            raise Wrong("the rate becomes negative: (1 + cos) / 2 stays between 0 and 1")
+            raise Wrong("the rate becomes negative; it should end at 0 and not go below")
         first = int(np.flatnonzero(~np.isclose(got, want, atol=1e-6))[0])
         raise Wrong(
             "step {step} of 110 (warm-up 10, highest 0.2) should not give {got:.4f}",

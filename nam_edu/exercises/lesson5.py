@@ -226,8 +226,8 @@ def exercise_5_5(answer):
                 (
                     interval(a, b, ddof=0),
                     Wrong(
-                        "the pairs are right; but the spread is estimated from {n} pairs, about "
-                        "their own mean: divide by n - 1",
+                        "the pairs are right, the spread is not: it is estimated from {n} pairs, "
+                        "around their own mean, and so comes out too small",
                         n=len(a),
                     ),
                 ),

@@ -161,7 +161,7 @@ def exercise_6_3(answer):
     if not gone:
         raise Wrong(
             "no channel is gone: those that should be still give out values up to {most:.2f}. What "
-            "is the gate of a gamma of 0? (lesson 1, 1.6)",
+            "is the gate of a gamma of 0? (lesson 1, section 1.6)",
             most=level[[2, 3]].max(),
         )
     if gone == [0, 2]:
@@ -183,8 +183,8 @@ def exercise_6_3(answer):
     stay = [0, 1, 4, 5]
     if not same(got[:, stay], whole[:, stay].astype(np.float64), 1e-4):
         raise Wrong(
-            "the right channels are gone, but the others changed too, by up to {most:.3f}: W is a "
-            "share, and the sum is another one without them",
+            "the right channels are gone, but the others changed too, by up to {most:.3f}. W is "
+            "a share: what becomes of it when a single gamma changes?",
             most=np.abs(got - whole)[:, stay].max(),
         )
     if not np.array_equal(layer.bn.weight.numpy(), gamma):
