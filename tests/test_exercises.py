@@ -216,7 +216,7 @@ def my_gradient(gamma, upstream):
     "2.5": {
         "its W is still": (
             "w_gamma = attention.gamma_weights(self.bn.weight)",
-            "w_gamma = paddle.ones([3]) / 3",
+            "w_gamma = (paddle.ones([3]) / 3)",
         ),
         "still depends on": ("training=self.training", "training=True"),
         "in training the values differ": ("training=self.training", "training=False"),
