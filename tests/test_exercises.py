@@ -175,6 +175,7 @@ def my_gradient(gamma, upstream):
         "before it joins the shift": ("- scale * mean", "- mean"),
         "that is for x_hat": "my_scale_and_shift = lambda g, b, m, v: "
         "(abs(g) / abs(g).sum() * g, abs(g) / abs(g).sum() * b)",
+        "W has magnitudes": ("np.abs(gamma) / np.abs(gamma).sum()", "gamma / gamma.sum()"),
         "2 results are wanted": ("return scale, w_gamma * beta - scale * mean", "return scale"),
     },
     "2.2": {
@@ -211,6 +212,7 @@ def my_gradient(gamma, upstream):
         ),
         "forward gives back None": ("return F.sigmoid", "F.sigmoid"),
         "Is a reshape missing": (".reshape([1, -1, 1, 1])", ""),
+        "as many channels": ("BatchNorm2D(channels)", "BatchNorm2D(8)"),
         "under the name .bn": ("self.bn", "self.norm"),
     },
     "2.5": {
@@ -245,6 +247,7 @@ def my_gradient(gamma, upstream):
             "3 * 256 + 4 * 512 + 23 * 1024 + 3 * 2048",
             "256 + 512 + 1024 + 2048",
         ),
+        "not str": "nam_adds = '65024'",
         "that is a ResNet-50": ("23 * 1024", "6 * 1024"),
     },
     "3.3": {
@@ -264,6 +267,7 @@ def my_gradient(gamma, upstream):
         ),
         "its name 'nam'": ("NAM(channels) if", "'nam' if"),
         "number of channels of its block": ("NAM(channels)", "NAM(8)"),
+        "built already": "my_attention = NAM(8)",
         "return nn.Identity(), which": ("nn.Identity()", "0"),
         "nothing should change": ("nn.Identity()", "nn.Sigmoid()"),
         "is a `return` missing": ("return NAM", "NAM"),
@@ -290,6 +294,11 @@ def my_gradient(gamma, upstream):
         "between two convolutions": (
             "F.relu(block.bn2(block.conv2(out)))",
             "block.bn2(block.conv2(out))",
+        ),
+        "a relu is missing": ("F.relu(block.bn1(block.conv1(x)))", "block.bn1(block.conv1(x))"),
+        "able to take away": (
+            "block.attention(block.bn3(block.conv3(out)))",
+            "block.attention(F.relu(block.bn3(block.conv3(out))))",
         ),
         "the numbers differ": ("block.bn3(", "0.5 * block.bn3("),
     },
@@ -340,6 +349,7 @@ def my_statistics(batches):
         "does not reach 0": ("(step - warmup) / (total - warmup)", "(step - warmup) / total"),
         "a whole cosine": ("np.pi * done", "2 * np.pi * done"),
         "in a straight line": ("highest * (1 + np.cos(np.pi * done)) / 2", "highest * (1 - done)"),
+        "a quarter of a cosine": ("(1 + np.cos(np.pi * done)) / 2", "np.cos(np.pi * done / 2)"),
         "becomes negative": ("(1 + np.cos(np.pi * done)) / 2", "np.cos(np.pi * done)"),
         "you divide by zero": ("step < warmup", "step <= warmup"),
         "should not give": ("highest * step / warmup", "highest * (step + 1) / warmup"),
@@ -352,6 +362,8 @@ def my_statistics(batches):
         "momentum 0.99:": ("range(2000)", "range(100)"),
         "without the sign": ("return v", "return -v"),
         "right for a momentum of 0.9": "my_stride = lambda m: 2.0 if m == 0.5 else 10.0",
+        "divide it by the rate": ("return v", "return 0.1 * v"),
+        "not the length of one step": ("return v", "return -2000 * v"),
         "is too far": ("return v", "return v * 2000"),
         "write a function": "my_stride = 10",
     },
@@ -370,6 +382,10 @@ def my_statistics(batches):
         "even the first loss": ("network(images)", "F.softmax(network(images))"),
         "what is left over": ("        optimizer.clear_grad()\n", ""),
         "never learns": ("        optimizer.step()\n", ""),
+        "the losses after each step": (
+            "losses.append(float(loss))",
+            "losses.append(float(F.cross_entropy(network(images), labels)))",
+        ),
         "the later ones differ": ("rate, 0.9", "rate, 0.0"),
         "it should have (6,)": ("losses.append", "losses[:] = []; losses.append"),
         "is a `return` missing": ("return losses", "losses"),
@@ -439,6 +455,10 @@ def my_confusion(true, predicted, classes):
         "1.96 is for": ("half_width = t *", "half_width = 1.96 *"),
         "by sqrt(n)": (" / np.sqrt(len(d))", ""),
         "the sign is turned": ("a[seed] - b[seed]", "b[seed] - a[seed]"),
+        "which pairs, which spread": (
+            "np.array([a[seed] - b[seed] for seed in a])",
+            "np.sort(list(a.values())) - np.sort(list(b.values()))",
+        ),
         "low and high are swapped": ("half_width = t", "half_width = -t"),
         "the mean comes first": (
             "return d.mean(), d.mean() - half_width, d.mean() + half_width",
@@ -459,6 +479,8 @@ def my_confusion(true, predicted, classes):
             "np.abs(gamma) / np.abs(gamma).sum()",
             "gamma**2 / (gamma**2).sum()",
         ),
+        "whose sum is not 1": ("np.abs(gamma) / np.abs(gamma).sum()", "np.abs(gamma)"),
+        "of 8 channels": ("int(np.searchsorted(np.cumsum(w), 0.9)) + 1", "5"),
         "negative gammas weigh": (
             "np.abs(gamma) / np.abs(gamma).sum()",
             "np.maximum(gamma, 0) / np.maximum(gamma, 0).sum()",

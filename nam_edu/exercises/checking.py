@@ -63,8 +63,8 @@ def _of_error(error):
     said = next((line for line in lines if line.startswith("(")), lines[0] if lines else "")
     if "broadcast" in str(error).lower():
         return words(
-            "your code raised {kind}: {said} (The shapes do not fit. Is a reshape missing? A "
-            "vector (C,) meets a map as (1, C, 1, 1).)",
+            "your code raised {kind}: {said} (The shapes do not fit. Is a reshape missing? "
+            "To meet a map, a vector (C,) needs the shape (1, C, 1, 1).)",
             kind=kind,
             said=said,
         )
@@ -103,6 +103,8 @@ def call(answer, *inputs):
             "write a function and give its name without calling it: check got {kind} instead",
             kind=type(answer).__name__,
         )
+    if hasattr(answer, "sublayers") and not isinstance(answer, type):
+        raise Wrong("that is a layer, built already: give the function or the class that builds it")
     result = answer(*(_copied(value) for value in inputs))
     if result is None or (isinstance(result, (list, tuple)) and any(r is None for r in result)):
         raise Wrong("your function gives back None: is a `return` missing, or a value after it?")
@@ -125,6 +127,8 @@ def numbers(result, shape=None):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             values = np.asarray(result, np.float64)
+            if np.asarray(result).dtype.kind in "US":
+                raise TypeError  # NumPy would read "3" as a number
     except (TypeError, ValueError, OverflowError):
         raise Wrong(
             "a number or an array is wanted, not {kind}", kind=type(result).__name__

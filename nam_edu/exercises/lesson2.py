@@ -26,6 +26,10 @@ def exercise_2_1(answer):
         got,
         [
             (want[::-1], Wrong("the two are swapped: the scale comes first, then the shift")),
+            (
+                line(gamma / gamma.sum() * gamma / root, gamma / gamma.sum() * beta),
+                Wrong("W has magnitudes, above and below"),
+            ),
             (line(gamma / root, beta), Wrong("that is the batch norm alone: W is missing")),
             (
                 line(w * gamma / root, beta),
@@ -130,6 +134,8 @@ def exercise_2_3(answer):
 def _filled(layer, gamma, beta):
     if not isinstance(getattr(layer, "bn", None), paddle.nn.BatchNorm2D):
         raise Wrong("the layer needs a batch norm under the name .bn, made in __init__")
+    if layer.bn.weight.shape[0] != len(gamma):
+        raise Wrong("the batch norm needs as many channels as the layer is built for")
     layer.bn.weight.set_value(gamma)
     layer.bn.bias.set_value(beta)
     return layer

@@ -145,9 +145,9 @@ def _ways(block, x):
     def nothing(out):
         return out
 
-    def forward(end, bn1=block.bn1, bn2=block.bn2, relu=F.relu):
+    def forward(end, bn1=block.bn1, bn2=block.bn2, relu=F.relu, relu1=F.relu):
         """The branch up to its last convolution, then `end` of it."""
-        out = F.relu(bn1(block.conv1(x)))
+        out = relu1(bn1(block.conv1(x)))
         return end(block.conv3(relu(bn2(block.conv2(out))))).numpy()
 
     def whole(out):
@@ -187,7 +187,16 @@ def _ways(block, x):
             forward(lambda out: F.relu(F.relu(attend(bn3(out))) + shortcut)),
             Wrong("no relu before the addition: the branch must be able to take away"),
         ),
+        (
+            forward(lambda out: F.relu(attend(F.relu(bn3(out))) + shortcut)),
+            Wrong("no relu before the addition: the branch must be able to take away"),
+        ),
         (forward(whole, relu=nothing), Wrong("a relu is missing between two convolutions")),
+        (forward(whole, relu1=nothing), Wrong("a relu is missing between two convolutions")),
+        (
+            forward(whole, relu=nothing, relu1=nothing),
+            Wrong("a relu is missing between two convolutions"),
+        ),
     ]
     return forward(whole), mistakes
 

@@ -105,6 +105,10 @@ def exercise_4_2(answer):
                     ),
                 ),
                 (
+                    warm(lambda s: highest * np.cos(np.pi / 2 * (s - warmup) / (total - warmup))),
+                    Wrong("that is a quarter of a cosine, from 1 to 0: half of one goes on to -1"),
+                ),
+                (
                     warm(lambda s: highest * (1 - (s - warmup) / (total - warmup))),
                     Wrong("after the warm-up you go down in a straight line, not along a cosine"),
                 ),
@@ -138,10 +142,14 @@ def exercise_4_3(answer):
         values = {"got": got, "momentum": momentum}
         if abs(got + want) < 0.01 * want:
             raise Wrong("how far is wanted, without the sign")
+        if got < 0:
+            raise Wrong("that is not the length of one step: it is negative, {got:.4g}", **values)
         if abs(got - 1) < 0.01:
             raise Wrong("that is the first step; how far does a step go after many of them?")
         if momentum != 0.9 and abs(got - 10) < 0.1:
             raise Wrong("right for a momentum of 0.9; this one was {momentum}", **values)
+        if any(abs(got - rate * want) < 0.01 * rate * want for rate in (0.1, 0.01, 0.001)):
+            raise Wrong("that is how far the step goes; divide it by the rate")
         if abs(got - 1 / momentum) < 0.01 or abs(got - (1 + momentum)) < 0.01:
             raise Wrong("not yet: that is the second step at the most; let it go on", **values)
         if got > want:
@@ -230,7 +238,7 @@ def exercise_4_5(answer):
         layer.bias.set_value(np.zeros(3, "float32"))
         return layer
 
-    def train(soft=False, clear=True, rate=0.5, learn=True):
+    def train(soft=False, clear=True, rate=0.5, learn=True, after=False):
         net, losses = network(), []
         optimizer = paddle.optimizer.Momentum(rate, 0.9, parameters=net.parameters())
         for images, labels in batches:
@@ -241,7 +249,7 @@ def exercise_4_5(answer):
                 optimizer.step()
             if clear:
                 optimizer.clear_grad()
-            losses.append(float(loss))
+            losses.append(float(F.cross_entropy(net(images), labels) if after else loss))
         return losses
 
     net = network()
@@ -266,6 +274,7 @@ def exercise_4_5(answer):
             (train(soft=True), twice),
             (train(clear=False), added),
             (train(learn=False), never),
+            (train(after=True), Wrong("those are the losses after each step; before it is wanted")),
         ],
         1e-4,
     )

@@ -252,6 +252,6 @@ def exercise_5_5(answer):
             1e-3,
         )
         if same(got[0], want[0], 1e-6):
-            raise Wrong("the mean is right, the interval is not")
+            raise Wrong("the mean is right, the interval is not: which pairs, which spread?")
         raise Wrong("the mean of the differences a - b should be {want:+.3f}", want=want[0])
     return right("each seed with its partner, and a spread that knows how few they are.")

@@ -71,6 +71,10 @@ def exercise_6_1(answer):
             Wrong("those are shares of the squares; W has magnitudes"),
         ),
         (
+            lambda g: np.argmax(np.cumsum(np.sort(np.abs(g))[::-1]) >= 0.9) + 1,
+            Wrong("you add up |gamma|, whose sum is not 1: W has shares"),
+        ),
+        (
             lambda g: largest_first(np.maximum(g, 0)),
             Wrong("negative gammas weigh as much as positive ones"),
         ),
@@ -84,16 +88,13 @@ def exercise_6_1(answer):
         )
     for gamma, k in zip(gammas, got):
         held = np.sort(_share(gamma))[::-1][: max(int(k), 0)].sum()
-        if held < 0.9:
+        if held < 0.9 or k > largest_first(gamma):
             raise Wrong(
-                "of gamma {gamma} even the best {got:g} hold {held:.1f} % only",
-                gamma=np.round(gamma, 2),
+                "{got:g} of {count} channels cannot be right where the largest of them hold "
+                "{held:.1f} % of the weight: 90 % are to be reached, and not more than needed",
                 got=k,
+                count=len(gamma),
                 held=100 * held,
-            )
-        if k > largest_first(gamma):
-            raise Wrong(
-                "of gamma {gamma} fewer than {got:g} are enough", gamma=np.round(gamma, 2), got=k
             )
     raise Wrong("largest weight first, added up until 90 % are reached")
 
