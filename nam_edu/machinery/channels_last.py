@@ -18,10 +18,13 @@ import paddle.nn.functional as F
 
 from ..attention import NAM, ChannelNAM, FoldedBatchNorm, SpatialNAM
 from ..baselines import ConstantGate
-from .convolution import FEW_CHANNELS, LARGEST_IMAGE, LARGEST_MAP, conv2d, switched_off
+from . import onednn
+from .convolution import LARGEST_MAP, conv2d, folded_conv2d, switched_off
 from .operation import Operation
 
 FEWEST_IMAGES = 8  # for smaller batches the weights would take longer to prepare than the maps
+FEW_CHANNELS = 4  # of images
+LARGEST_IMAGE = 64 * 64  # pixels; of larger images the windows of the stem would fill the memory
 
 
 def through(layers, x):
@@ -33,9 +36,7 @@ def through(layers, x):
         for layer in layers:
             x = layer(x)
         return x
-    last = False
-    for layer in layers:
-        x, last = _run(layer, x, last)
+    x, last = _in_turn(layers, x, False)
     return _turned(x, last, False)
 
 
@@ -51,7 +52,10 @@ def _possible(x):
 
 
 def _pays_off(layer, x):
-    """Whether from this layer on maps are small enough to lie channels last."""
+    """Whether from this layer on maps are to lie channels last: with oneDNN all of them, without it
+    those that are small."""
+    if onednn.available():
+        return True
     channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
     if channels <= FEW_CHANNELS:  # a stem with a stride leaves small maps
         return (
@@ -99,15 +103,43 @@ def is_plain(layer, kind=None):
     )
 
 
-def _run(layer, x, last):
-    """(layer(x), whether its channels lie last), for x whose channels lie last or second."""
-    if not last and _pays_off(layer, x):
-        x, last = _turned(x, False, True), True
-    if type(layer) is nn.Sequential and is_plain(layer):  # its parts may change the layout
-        for part in layer:
-            x, last = _run(part, x, last)
-        return x, last
-    return _computed(layer, x, last), last
+def _in_turn(layers, x, last):
+    """(x through the layers, whether its channels lie last); x has them last or second."""
+    layers = list(layers)
+    while layers:
+        layer, *rest = layers
+        if not last and _pays_off(layer, x):
+            x, last = _turned(x, False, True), True
+        if is_plain(layer, nn.Sequential):  # its parts may change the layout
+            x, last = _in_turn(layer, x, last)
+            layers = rest
+        else:
+            x, layers = _first(layers, x, last)
+    return x, last
+
+
+def _first(layers, x, last):
+    """(x through the first of the layers, the others); where two or three of them make one
+    operation, those are taken together."""
+    layer, *rest = layers
+    if is_plain(layer, nn.Conv2D) and rest and last and _folds(rest[0]):
+        relu = len(rest) > 1 and is_plain(rest[1], nn.ReLU)
+        y = _conv2d(layer, x, last, (rest[0], relu))
+        if y is not None:
+            return y, rest[2:] if relu else rest[1:]
+    if is_plain(layer, nn.BatchNorm2D) and rest and is_plain(rest[0], nn.ReLU):
+        return _batch_norm(layer, x, last, relu=True), rest[1:]
+    return _computed(layer, x, last), rest
+
+
+def _folds(layer):
+    """Whether a layer is a batch norm that can be made a part of the convolution before it."""
+    return (
+        is_plain(layer, nn.BatchNorm2D)
+        and not layer.training
+        and not paddle.is_grad_enabled()
+        and layer._data_format == "NCHW"
+    )
 
 
 def _computed(layer, x, last):
@@ -130,8 +162,9 @@ def _format(last):
 
 @knows(nn.Sequential)
 def _sequential(layer, x, last):
-    for part in layer:
-        x = _computed(part, x, last)
+    layers = list(layer)
+    while layers:
+        x, layers = _first(layers, x, last)
     return x
 
 
@@ -156,7 +189,9 @@ def _constant_gate(layer, x, last):
 
 
 @knows(nn.Conv2D)
-def _conv2d(layer, x, last):
+def _conv2d(layer, x, last, followed_by=None):
+    """followed_by: (the batch norm after it, whether relu is to follow); None is the result where
+    these cannot be taken together."""
     padding = layer._updated_padding
     padding = (padding, padding) if isinstance(padding, int) else padding
     if (
@@ -166,33 +201,45 @@ def _conv2d(layer, x, last):
         or layer._padding_algorithm != "EXPLICIT"
         or len(padding) != 2
     ):
-        return _as_it_is(layer, x, last)
-    return conv2d(
-        x,
-        layer.weight,
-        layer.bias,
-        tuple(layer._stride),
-        tuple(padding),
-        tuple(layer._dilation),
-        layer._groups,
-    )
+        return _as_it_is(layer, x, last) if followed_by is None else None
+    how = (tuple(layer._stride), tuple(padding), tuple(layer._dilation), layer._groups)
+    if followed_by is not None:
+        return folded_conv2d(x, *followed_by, layer.weight, layer.bias, *how)
+    return conv2d(x, layer.weight, layer.bias, *how)
 
 
 @knows(nn.BatchNorm2D)
-def _batch_norm(layer, x, last):
-    if not last or layer._data_format != "NCHW":
-        return _as_it_is(layer, x, last)
-    return F.batch_norm(
-        x,
-        layer._mean,
-        layer._variance,
-        layer.weight,
-        layer.bias,
-        layer.training,
-        layer._momentum,
-        layer._epsilon,
-        "NHWC",
-        layer._use_global_stats,
+def _batch_norm(layer, x, last, relu=False):
+    if last and _in_few_passes(layer, x):
+        return onednn.batch_norm(layer, x, layer.weight, layer.bias, relu)[0]
+    if last and layer._data_format == "NCHW":
+        y = F.batch_norm(
+            x,
+            layer._mean,
+            layer._variance,
+            layer.weight,
+            layer.bias,
+            layer.training,
+            layer._momentum,
+            layer._epsilon,
+            "NHWC",
+            layer._use_global_stats,
+        )
+    else:
+        y = _as_it_is(layer, x, last)
+    return F.relu(y) if relu else y
+
+
+def _in_few_passes(bn, x):
+    """Whether oneDNN is to do this batch norm, on maps channels last."""
+    return (
+        bn.training
+        and not bn._use_global_stats
+        and bn._data_format == "NCHW"
+        and bn.weight is not None
+        and bn.bias is not None
+        and onednn.available()
+        and onednn.fast_channels(x)
     )
 
 
@@ -213,6 +260,8 @@ def _max_pool(layer, x, last):
         (v, v) if isinstance(v, int) else tuple(v)
         for v in (layer.ksize, layer.stride or layer.ksize)
     )
+    if onednn.available():
+        return onednn.max_pool(x, kernel, stride, (layer.padding, layer.padding))
     if x.stop_gradient or not paddle.is_grad_enabled():
         return F.max_pool2d(x, kernel, stride, layer.padding, data_format="NHWC")
     y, _ = F.max_pool3d(
@@ -243,6 +292,8 @@ def _folded_batch_norm(bn, x, last):
 def _logits(bn, x, last):
     """W * BN(x), where x has its features in the last axis or in the second."""
     scale, shift = bn.folded()
+    if last and _in_few_passes(bn, x):
+        return onednn.batch_norm(bn, x, scale, shift)[0]
     return F.batch_norm(
         x,
         bn._mean,
@@ -323,13 +374,55 @@ def residual_block(*branch):
 
     def compute(block, x, last):
         out = shortcut = x
-        for name in branch:
-            out = F.relu(out) if name == "relu" else _computed(getattr(block, name), out, last)
+        layers = [RELU if name == "relu" else getattr(block, name) for name in branch]
+        while len(layers) > 1:
+            out, layers = _first(layers, out, last)
         if block.downsample is not None:
             shortcut = _computed(block.downsample, x, last)
-        return F.relu(_computed(block.attention, out, last) + shortcut)
+        return _end_of_block(layers, block.attention, out, shortcut, last)
 
     def decorate(kind):
         return knows(kind)(compute) and kind
 
     return decorate
+
+
+RELU = nn.ReLU()
+
+
+def _end_of_block(layers, attention, x, shortcut, last):
+    """relu(attention(x through the layers) + shortcut); layers: the last one of a branch, a batch
+    norm in most. Where attention is NAM's gate of the channels, it is taken together with both."""
+    few_passes = (
+        last
+        and onednn.available()
+        and (attention.training or not paddle.is_grad_enabled())
+        and x.shape == shortcut.shape
+    )
+    if not (few_passes and _is_fast_gate(attention)):
+        for layer in layers:
+            x = _computed(layer, x, last)
+        x = _computed(attention, x, last)
+        if few_passes and x.shape == shortcut.shape:
+            return onednn.add_relu(x, shortcut)
+        return F.relu(x + shortcut)
+    moments = None
+    for layer in layers:
+        if is_plain(layer, nn.BatchNorm2D) and _in_few_passes(layer, x):
+            x, moments = onednn.batch_norm(layer, x, layer.weight, layer.bias)
+        else:
+            x = _computed(layer, x, last)
+    bn = attention.channel.bn
+    return onednn.gate(bn, x, *bn.folded(), shortcut, moments)
+
+
+def _is_fast_gate(attention):
+    """Whether this is NAM's gate of the channels, and nothing else, as oneDNN can do it."""
+    return (
+        is_plain(attention, NAM)
+        and attention.spatial is None
+        and is_plain(attention.channel, ChannelNAM)
+        and is_plain(attention.channel.bn, FoldedBatchNorm)
+        and attention.channel.bn._data_format == "NCHW"
+        and (attention.channel.bn.training or not paddle.is_grad_enabled())
+    )

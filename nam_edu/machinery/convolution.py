@@ -28,9 +28,11 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from . import onednn
 from .operation import Operation
 
 LARGEST_MAP = 8 * 8  # pixels
+SMALL_MAP = 4 * 4  # up to this, products are faster than oneDNN
 FEW_CHANNELS = 4  # of images
 LARGEST_IMAGE = 64 * 64  # pixels; of larger images the windows of the stem would fill the memory
 
@@ -50,20 +52,54 @@ def conv2d(x, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1),
     weight (C', C / groups, kh, kw) as in `nn.Conv2D`; stride, padding and dilation are pairs.
     Values and gradients are those of `paddle.nn.functional.conv2d` up to rounding.
     """
+    if x.dtype == paddle.float32 and x.place.is_cpu_place():
+        if _by_products(x, weight, dilation, groups):
+            y = _convolve(x, weight, stride, padding)
+            return y if bias is None else y + bias
+        if onednn.available():
+            with contextlib.suppress(onednn.Refused):
+                return onednn.conv2d(x, weight, bias, stride, _both_ends(padding), dilation, groups)
+    y = F.conv2d(x.transpose([0, 3, 1, 2]), weight, bias, stride, padding, dilation, groups)
+    return y.transpose([0, 2, 3, 1])
+
+
+def folded_conv2d(x, bn, relu, weight, bias, stride, padding, dilation, groups):
+    """A convolution, the batch norm `bn` in inference mode, and relu if wanted, as one convolution
+    with other weights; for passes without gradients."""
+    how = stride, _both_ends(padding), dilation, groups
+    if not _by_products(x, weight, dilation, groups) and onednn.available():
+        with contextlib.suppress(onednn.Refused):
+            inference = onednn.Inference(x, weight, how, relu)
+            packed, shift = _made(_folded, weight, bias, bn, inference)
+            return inference(x, packed, shift)
+    weight, shift = _made(_folded, weight, bias, bn)
+    y = conv2d(x, weight, None, stride, padding, dilation, groups).add_(shift)
+    return F.relu_(y) if relu else y
+
+
+def _folded(weight, bias, bn, inference=None):
+    """(weights, bias) of a convolution and the batch norm after it, as `inference` wants them."""
+    scale = (bn._variance + bn._epsilon).rsqrt()
+    scale = scale if bn.weight is None else scale * bn.weight
+    shift = -bn._mean if bias is None else bias - bn._mean
+    shift = shift * scale if bn.bias is None else shift * scale + bn.bias
+    weight = weight * scale.reshape([-1, 1, 1, 1])
+    return weight if inference is None else inference.packed(weight), shift
+
+
+def _both_ends(padding):
+    return padding[0], padding[0], padding[1], padding[1]
+
+
+def _by_products(x, weight, dilation, groups):
+    """Whether our own matrix products are the fastest for this shape."""
+    if groups != 1 or dilation != (1, 1):
+        return False
     _, h, w, channels = x.shape
+    if onednn.available():
+        return h * w <= SMALL_MAP
     small = h * w <= LARGEST_MAP or tuple(weight.shape[2:]) == (1, 1)
-    few = channels <= FEW_CHANNELS and h * w <= LARGEST_IMAGE
-    if not (
-        groups == 1
-        and dilation == (1, 1)
-        and x.dtype == paddle.float32
-        and x.place.is_cpu_place()
-        and (small or few)
-    ):
-        y = F.conv2d(x.transpose([0, 3, 1, 2]), weight, bias, stride, padding, dilation, groups)
-        return y.transpose([0, 2, 3, 1])
-    y = _convolve(x, weight, stride, padding)
-    return y if bias is None else y + bias
+    return small or (channels <= FEW_CHANNELS and h * w <= LARGEST_IMAGE)
 
 
 # ------------------------------------------------------------------------ weights made ready
