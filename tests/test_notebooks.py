@@ -1,8 +1,11 @@
 """The committed notebooks: executed, clean, and whole."""
 
+import ast
 import base64
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -79,6 +82,36 @@ class TestNotebook:
         assert "nam_edu.setup(seed=0)" in first.source
         printed = "".join(output.get("text", "") for output in first.outputs)
         assert "nam_edu" in printed and "Paddle 3" in printed and "seed 0" in printed
+
+
+def finding_the_package(path):
+    """The statements of a notebook's first cell before it imports anything from nam_edu."""
+    lines = []
+    for statement in ast.parse(code_cells(path)[0].source).body:
+        line = ast.unparse(statement)
+        if isinstance(statement, (ast.Import, ast.ImportFrom)) and "nam_edu" in line:
+            return "\n".join(lines)
+        lines.append(line)
+
+
+def test_all_notebooks_find_the_package_in_the_same_way():
+    assert len({finding_the_package(path) for path in NOTEBOOKS}) == 1
+
+
+@pytest.mark.parametrize(
+    "below", (".", "notebooks", "notebooks/solutions", "notebooks/zh/solutions", "a/b/c/d/e")
+)
+def test_a_notebook_finds_the_nearest_package_above_it(below, tmp_path):
+    for place in (tmp_path, tmp_path / "clone"):
+        (place / "nam_edu").mkdir(parents=True)
+        (place / "nam_edu" / "__init__.py").touch()
+    here = tmp_path / "clone" / below
+    here.mkdir(parents=True, exist_ok=True)
+    code = finding_the_package(NOTEBOOKS[0]) + "\nimport nam_edu; print(nam_edu.__file__)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=here, capture_output=True, text=True, check=True
+    )
+    assert Path(found.stdout.strip()) == tmp_path / "clone" / "nam_edu" / "__init__.py"
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
