@@ -17,7 +17,7 @@ import numpy as np
 
 from .backend import profile, runs_elsewhere
 from .data import locate_cifar100
-from .machinery.errors import NamEduError
+from .machinery.errors import NamEduError, shell_command
 from .training import (
     Run,
     TrainingError,
@@ -116,6 +116,12 @@ def lesson_folder(name):
     Studio in work/runs, or in the folder that NAM_EDU_RUNS names."""
     data = "cifar100" if locate_cifar100() is not None else "shapes100"
     return _folder_of_runs() / f"{name}-{profile()}-{data}"
+
+
+def visualdl_command():
+    """The line that shows the curves of all runs of the lessons in a browser, for a terminal that
+    starts in the notebook's folder."""
+    return shell_command("visualdl", "--host", "127.0.0.1", "--logdir", _folder_of_runs())
 
 
 def finished_run(name):

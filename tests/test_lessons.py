@@ -1,6 +1,7 @@
 """Which network the lessons take, and where they find this course's own measurements."""
 
 import csv
+import shlex
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,8 @@ def test_runs_lie_in_the_folder_of_the_notebooks(below, runs, tmp_path, monkeypa
     folder = lessons.lesson_folder("lesson4")
     assert folder.parent == Path(runs)
     assert folder.name.startswith("lesson4-ci-")
+    words = shlex.split(lessons.visualdl_command())
+    assert words[:1] == ["visualdl"] and words[-2:] == ["--logdir", runs]
 
 
 def test_runs_lie_where_they_are_kept_or_wanted(tmp_path, monkeypatch):
@@ -72,6 +75,7 @@ def test_runs_lie_where_they_are_kept_or_wanted(tmp_path, monkeypatch):
     assert lessons.lesson_folder("a").parent == tmp_path / "runs"
     monkeypatch.setenv("NAM_EDU_RUNS", str(tmp_path / "mine"))
     assert lessons.lesson_folder("a").parent == tmp_path / "mine"
+    assert shlex.split(lessons.visualdl_command())[-1] == str(tmp_path / "mine")
 
 
 @pytest.mark.parametrize(
