@@ -90,6 +90,55 @@ def _in_the_clone(*parts):
     return path
 
 
+def compare(guess, found):
+    """Print a guess beside what was found. "Predict, then run": a cell before asks for the guess.
+
+    guess: a number, a word, or a list of them like `found`; the three dots `...` stand for no
+    guess. Nothing depends on it, and no guess is an error.
+    """
+    if guess is ...:
+        print("You wrote no guess; the next time, put one in place of the dots and run both cells.")
+        return
+    guesses, results = (list(v) if _is_list(v) else [v] for v in (guess, found))
+    print(
+        "your guess:", ", ".join(map(_short, guesses)), "  found:", ", ".join(map(_short, results))
+    )
+    if len(guesses) != len(results):
+        print(f"(the question asks for {len(results)}, your guess has {len(guesses)})")
+        return
+    print("          ", ", ".join(_verdict(g, r) for g, r in zip(guesses, results)))
+
+
+def _is_list(value):
+    return isinstance(value, (list, tuple)) or np.ndim(value) > 0
+
+
+def _number(value):
+    """A guess or a result as a number, or None: a word, or whatever else somebody wrote."""
+    try:
+        return None if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _short(value):
+    number = _number(value)
+    return str(value) if number is None else f"{number:.4g}"
+
+
+def _verdict(guess, found):
+    """How near a guess is, in words."""
+    guessed, number = _number(guess), _number(found)
+    if guessed is None or number is None:
+        return "right" if str(guess).strip().lower() == str(found).lower() else "not so"
+    if guessed == number:
+        return "exactly"
+    if guessed * number > 0 and not 0.5 < guessed / number < 2:
+        times = max(guessed / number, number / guessed)
+        return f"{times:.2g} times too {'large' if abs(guessed) > abs(number) else 'small'}"
+    return f"off by {abs(guessed - number):.2g}"
+
+
 def golden(name):
     """The float64 arrays of an independent oracle, by their names (see tests/golden): "square_..."
     of a map (4, 8, 5, 5), "oblong_..." of (2, 5, 3, 8), each "channel", "spatial" or

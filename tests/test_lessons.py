@@ -1,9 +1,11 @@
 """Which network the lessons take, and where they find this course's own measurements."""
 
 import csv
+import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nam_edu import backend, lessons
@@ -86,3 +88,28 @@ def test_an_installed_package_says_that_a_clone_is_needed(read, name, tmp_path, 
     monkeypatch.setattr(lessons, "__file__", str(tmp_path / "nam_edu" / "lessons.py"))
     with pytest.raises(NamEduError, match="a clone of the repository"):
         read(name)
+
+
+@pytest.mark.parametrize(
+    "guess, found, said",
+    [
+        (..., 0.43, "no guess"),
+        (0.5, 0.43, "your guess: 0.5   found: 0.43\n off by 0.07"),
+        (
+            [1, 0.5],
+            np.array([2.0, 0.5]),
+            "your guess: 1, 0.5   found: 2, 0.5\n 2 times too small, exactly",
+        ),
+        (30, 3.0, "10 times too large"),
+        (-1, 2, "off by 3"),
+        (1e-3, 0.0, "off by 0.001"),
+        (" Smaller", "smaller", "right"),
+        ([1, "same"], [0.5, "other"], "2 times too large, not so"),
+        ([1], [1, 2], "asks for 2, your guess has 1"),
+        (None, 2, "not so"),
+        ([..., 1], [1, 1], "not so, exactly"),
+    ],
+)
+def test_a_guess_is_compared(guess, found, said, capsys):
+    lessons.compare(guess, found)
+    assert said in re.sub(r"\n +", "\n ", capsys.readouterr().out)

@@ -134,6 +134,21 @@ class TestLesson:
             assert part in text, part
         assert re.search(r"\*\*(Next|Where to go next)", text)
 
+    def test_answers_are_folded_and_guesses_compared(self, path):
+        """After "Predict": a cell for the guess, then one that compares it, its output folded."""
+        cells = read(path).cells
+        asked = [n for n, cell in enumerate(cells) if "**Predict" in cell.source]
+        assert len(asked) == sum("guess" in cell.metadata.get("tags", ()) for cell in cells) > 0
+        for n in asked:
+            guess = cells[n + 1]
+            assert guess.metadata.tags == ["guess"] and not guess.get("outputs")
+            name = re.match(r"(guess_\w+) = \.\.\. +# your guess", guess.source).group(1)
+            answer = next(cell for cell in cells[n + 2 :] if f"compare({name}, " in cell.source)
+            assert "hide-output" in answer.metadata.tags  # a site folds it
+        for cell in cells:
+            hidden = cell.metadata.get("jupyter", {}).get("outputs_hidden", False)  # JupyterLab
+            assert hidden == ("hide-output" in cell.metadata.get("tags", ()))
+
     def test_pictures_are_there_and_fit_a_page(self, path):
         pictures = [
             output.data["image/png"]
