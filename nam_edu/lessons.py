@@ -18,8 +18,10 @@ import numpy as np
 from .backend import profile, runs_elsewhere
 from .data import locate_cifar100
 from .machinery.errors import NamEduError, shell_command
+from .machinery.progress import counted as counted  # for the cells that train or evaluate a lot
 from .training import (
     Run,
+    Stopped,
     TrainingError,
     change,
     fit,
@@ -195,7 +197,13 @@ def small_run(name, progress=False, **changes) -> Run:
         stopped = _is_of(saved_recipe(lesson_folder(name)), wanted)
     except TrainingError:
         stopped = False
-    return fit(wanted, out=lesson_folder(name), resume=stopped, overwrite=True, progress=progress)
+    try:
+        return fit(
+            wanted, out=lesson_folder(name), resume=stopped, overwrite=True, progress=progress
+        )
+    except Stopped as error:
+        error.go_on = "run this cell again"  # it finds its way here
+        raise
 
 
 def lesson_run() -> Run:
