@@ -143,7 +143,9 @@ def _values(values):
 
 
 def _number(value):
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}".replace("-", "−")
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if value >= 10 else f"{value:.3g}".replace("-", "−")
 
 
 def _named(label, text):
