@@ -206,15 +206,13 @@ def gamma_table(history):
     """A text table of the gamma of every NAM layer, from a run's `gamma_history`: before training
     and after the last epoch the mean and spread (standard deviation over the channels) of |gamma|,
     and the smallest and largest weight W times C, which is 1 where all channels weigh the same."""
-    lines = [
-        f"{'layer':<34}{'channels':>9}{'|gamma| at first':>20}{'|gamma| at last':>20}{'W * C':>18}"
-    ]
+    lines = [f"{'layer':<18}{'C':>5}{'|gamma|, first':>16}{'|gamma|, last':>16}{'W * C':>17}"]
     for name, rows in history.items():
         first, last = np.abs(rows[0]), np.abs(rows[-1])
         share = weight_shares(last) * len(last)
         lines.append(
-            f"{name:<34}{len(last):>9}{first.mean():>12.4f} +- {first.std():.3f}"
-            f"{last.mean():>12.4f} +- {last.std():.3f}"
+            f"{name.replace('.attention', ''):<18}{len(last):>5}"
+            f"{first.mean():>7.3f} +- {first.std():.3f}{last.mean():>7.3f} +- {last.std():.3f}"
             f"{share.min():>9.3f} - {share.max():.3f}"
         )
     return "\n".join(lines)

@@ -17,9 +17,11 @@ import numpy as np
 
 from .backend import profile, runs_elsewhere
 from .data import locate_cifar100
-from .machinery.errors import NamEduError
+from .machinery.errors import NamEduError, shell_command
+from .machinery.progress import counted as counted  # for the cells that train or evaluate a lot
 from .training import (
     Run,
+    Stopped,
     TrainingError,
     change,
     fit,
@@ -90,6 +92,55 @@ def _in_the_clone(*parts):
     return path
 
 
+def compare(guess, found):
+    """Print a guess beside what was found. "Predict, then run": a cell before asks for the guess.
+
+    guess: a number, a word, or a list of them like `found`; the three dots `...` stand for no
+    guess. Nothing depends on it, and no guess is an error.
+    """
+    if guess is ...:
+        print("You wrote no guess; the next time, put one in place of the dots and run both cells.")
+        return
+    guesses, results = (list(v) if _is_list(v) else [v] for v in (guess, found))
+    print(
+        "your guess:", ", ".join(map(_short, guesses)), "  found:", ", ".join(map(_short, results))
+    )
+    if len(guesses) != len(results):
+        print(f"(the question asks for {len(results)}, your guess has {len(guesses)})")
+        return
+    print("          ", ", ".join(_verdict(g, r) for g, r in zip(guesses, results)))
+
+
+def _is_list(value):
+    return isinstance(value, (list, tuple)) or np.ndim(value) > 0
+
+
+def _number(value):
+    """A guess or a result as a number, or None: a word, or whatever else somebody wrote."""
+    try:
+        return None if isinstance(value, str) else float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _short(value):
+    number = _number(value)
+    return str(value) if number is None else f"{number:.4g}"
+
+
+def _verdict(guess, found):
+    """How near a guess is, in words."""
+    guessed, number = _number(guess), _number(found)
+    if guessed is None or number is None:
+        return "right" if str(guess).strip().lower() == str(found).lower() else "not so"
+    if guessed == number:
+        return "exactly"
+    if guessed * number > 0 and not 0.5 < guessed / number < 2:
+        times = max(guessed / number, number / guessed)
+        return f"{times:.2g} times too {'large' if abs(guessed) > abs(number) else 'small'}"
+    return f"off by {abs(guessed - number):.2g}"
+
+
 def golden(name):
     """The float64 arrays of an independent oracle, by their names (see tests/golden): "square_..."
     of a map (4, 8, 5, 5), "oblong_..." of (2, 5, 3, 8), each "channel", "spatial" or
@@ -118,6 +169,12 @@ def lesson_folder(name):
     return _folder_of_runs() / f"{name}-{profile()}-{data}"
 
 
+def visualdl_command():
+    """The line that shows the curves of all runs of the lessons in a browser, for a terminal that
+    starts in the notebook's folder."""
+    return shell_command("visualdl", "--host", "127.0.0.1", "--logdir", _folder_of_runs())
+
+
 def finished_run(name):
     """The finished `Run` that is kept under this name, or None."""
     try:
@@ -140,7 +197,13 @@ def small_run(name, progress=False, **changes) -> Run:
         stopped = _is_of(saved_recipe(lesson_folder(name)), wanted)
     except TrainingError:
         stopped = False
-    return fit(wanted, out=lesson_folder(name), resume=stopped, overwrite=True, progress=progress)
+    try:
+        return fit(
+            wanted, out=lesson_folder(name), resume=stopped, overwrite=True, progress=progress
+        )
+    except Stopped as error:
+        error.go_on = "run this cell again"  # it finds its way here
+        raise
 
 
 def lesson_run() -> Run:

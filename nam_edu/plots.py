@@ -2,12 +2,17 @@
 
 Every function draws one figure, whose axes have units, and returns it; `width` is that of a page. A
 notebook shows a figure that is the last value of a cell. The style is that of these figures alone.
+
+Every figure has an alternative text, `figure.alt`, for whoever cannot see it: one or two sentences
+that say what is seen, with its numbers. The functions write one of their own; a lesson that has
+more to say, or draws by itself, hands figure and text to `show`.
 """
 
 from __future__ import annotations
 
 import base64
 import functools
+import html
 import io
 
 import matplotlib
@@ -68,8 +73,17 @@ class StyledFigure(Figure):
     """A figure in the style of the course, also when it is saved or shown later: matplotlib makes
     ticks, and looks up their style, only when it draws."""
 
+    alt = ""  # what is seen, in one or two sentences
+
     draw = styled(Figure.draw)
     get_tightbbox = styled(Figure.get_tightbbox)  # a notebook shows a figure cut to its contents
+
+    def _ipython_display_(self):
+        """In a notebook: as HTML, since JupyterLab gives a plain picture no alternative text."""
+        from IPython.display import display
+
+        picture = _img(_png(self, bbox_inches="tight"), self.alt)
+        display({"text/html": picture, "text/plain": self.alt or repr(self)}, raw=True)
 
 
 class StyledAxes(Axes):
@@ -91,6 +105,51 @@ def _figure(rows=1, columns=1, height=2.8, width=PAGE, **more):
     )
     plt.close(figure)
     return figure, axes
+
+
+def _png(figure, **how):
+    file = io.BytesIO()
+    figure.savefig(file, format="png", **how)
+    return file.getvalue()
+
+
+def _img(png, alt, width=None):
+    """A picture as HTML with its alternative text, never wider than the page."""
+    data = base64.b64encode(png).decode()
+    style = f"width: {width}px; max-width: 100%" if width else "max-width: 100%"
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" style="{style}">'
+
+
+def show(figure, alt):
+    """Show a figure in a notebook, with this alternative text: what is seen, its numbers computed.
+
+    figure: of this module's functions, or of `panels`.
+    """
+    figure.alt = alt
+    figure._ipython_display_()
+
+
+def _say(where, sentence):
+    """Add a sentence to the alternative text of a figure, or of the figure that has these axes."""
+    figure = where.figure if isinstance(where, Axes) else where
+    figure.alt = f"{getattr(figure, 'alt', '')} {sentence}".strip()
+
+
+def _values(values):
+    """Numbers as text: "from 0.1 to 0.5", or one of them where all are equal."""
+    values = np.asarray(values, float)
+    low, high = _number(np.nanmin(values)), _number(np.nanmax(values))
+    return low if low == high else f"from {low} to {high}"
+
+
+def _number(value):
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if value >= 10 else f"{value:.3g}".replace("-", "−")
+
+
+def _named(label, text):
+    return f"{label} {text}" if label and not str(label).startswith("_") else text
 
 
 def _bare(axis, title=None, size=8.5):
@@ -146,6 +205,7 @@ def lines(
     for label, value in (hlines or {}).items():
         axis.axhline(value, color="#666666", linewidth=1, linestyle="--", label=label)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    _say(axis, _course_of(curves, xlabel, ylabel, title, hlines or {}))
     if xlabel == "epoch":
         axis.xaxis.get_major_locator().set_params(integer=True)
     if outside:
@@ -155,11 +215,31 @@ def lines(
     return figure
 
 
+def _course_of(curves, xlabel, ylabel, title, hlines):
+    """What curves do, as a sentence: where each starts and ends, and how far it goes between."""
+    said = []
+    for label, y in curves.items():
+        y = np.asarray(y, float)
+        if y.size == 0:
+            continue
+        ends = [_number(y[0]), _number(y[-1])]
+        text = f"from {ends[0]} to {ends[1]}"
+        beyond = [f"{what} {_number(v)}" for what, v in (("lowest", y.min()), ("highest", y.max()))]
+        beyond = [b for b in beyond if b.split(" ")[1] not in ends]
+        said.append(_named(label, text + "".join(f", {b}" for b in beyond)))
+    said += [_named(label, f"at {_number(v)}, dashed") for label, v in hlines.items()]
+    return f"{_named(title and title + ':', ylabel)} over {xlabel}: {'; '.join(said)}."
+
+
 @styled
 def bars(names, groups, xlabel, ylabel, title="", *, horizontal=False, labels=None, height=2.6):
     """Bars for {label: values}, one per name and group; `labels` are written at their ends."""
     figure, axes = _figure(height=height)
     axis, names = axes[0, 0], [str(n) for n in names]
+    for label, values in groups.items():
+        bar_ends = ", ".join(f"{name} {_number(v)}" for name, v in zip(names, values))
+        what = ", ".join(filter(None, (title, label, xlabel if horizontal else ylabel)))
+        _say(figure, f"Bars, {what}: {bar_ends}.")
     thick, at = 0.8 / len(groups), np.arange(len(names))
     for i, (label, values) in enumerate(groups.items()):
         place = at + (i - (len(groups) - 1) / 2) * thick
@@ -219,6 +299,11 @@ def histograms(
                 color=COLOURS[i],
                 linewidth=1.4,
             )
+        said = [
+            _named(label, f"{_values(v)}, mean {_number(np.mean(v))}")
+            for label, v in groups.items()
+        ]
+        _say(figure, f"Histogram of {xlabel}, {title}: {'; '.join(said)}.")
         for at in lines_at:
             axis.axvline(at, color="#666666", linewidth=1, linestyle="--")
         axis.set(title=title, xlabel=xlabel)
@@ -240,6 +325,10 @@ def scatter(x, y, xlabel, ylabel, title="", *, diagonal=False):
         )
         axis.legend()
     axis.scatter(x, y, color=BLUE, s=26, zorder=3)
+    _say(figure, f"{len(x)} points: {xlabel} {_values(x)}, {ylabel} {_values(y)}.")
+    if diagonal:
+        farthest = _number(np.abs(np.subtract(x, y)).max())
+        _say(figure, f"The farthest from the line of equal values is {farthest} off it.")
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return figure
 
@@ -253,6 +342,8 @@ def images(pictures, titles=None, columns=10, *, size=None):
     figure, axes = _figure(
         rows, columns, height=rows * (size + 0.16 * title_lines + 0.04), width=columns * size
     )
+    named = ": " + ", ".join(str(t).replace("\n", " ") for t in titles) if titles else ""
+    _say(figure, f"{len(pictures)} pictures of {_size(pictures[0])} pixels{named}.")
     for i, axis in enumerate(axes.ravel()):
         if i >= len(pictures):
             axis.axis("off")
@@ -264,6 +355,11 @@ def images(pictures, titles=None, columns=10, *, size=None):
             axis.imshow(picture, cmap="viridis")
         _bare(axis, titles[i] if titles else None, 7.5)
     return figure
+
+
+def _size(picture):
+    height, width = np.shape(picture)[-2:]
+    return f"{height}×{width}"
 
 
 @styled
@@ -289,6 +385,12 @@ def heatmap(
     figure, axes = _figure(height=height, width=width)
     axis = axes[0, 0]
     low, high = limits or (np.nanmin(values), np.nanmax(values))
+    row, column = np.unravel_index(np.nanargmax(values), values.shape)
+    _say(
+        figure,
+        f"{ylabel} by {xlabel}, {len(row_names)} rows and {len(column_names)} columns: values "
+        f"{_values(values)}, the largest in row {row_names[row]}, column {column_names[column]}.",
+    )
     drawn = axis.imshow(values, aspect="auto", cmap=cmap, vmin=low, vmax=high)
     axis.set_xticks(
         range(len(column_names)),
@@ -325,6 +427,8 @@ def image_and_maps(image, maps, titles):
     figure, axes = _figure(1, 1 + len(maps), height=1.55)
     axes[0, 0].imshow(_picture(image))
     _bare(axes[0, 0], "image\n(3, 32, 32)")
+    channels = "; ".join(f"{title} {_values(m)}" for title, m in zip(titles, maps))
+    _say(figure, f"An image and {len(maps)} channels of its map, their values: {channels}.")
     for axis, values, title in zip(axes[0, 1:], maps, titles):
         bound = np.abs(values).max() or 1.0
         axis.imshow(values, cmap="PuOr", vmin=-bound, vmax=bound)
@@ -349,6 +453,8 @@ def gate_curve(spans):
             label=label,
             zorder=3 + i,
         )
+    reached = "; ".join(f"{label} {_values(span)}" for label, span in spans.items())
+    _say(figure, f"The sigmoid, and on it the gates that are reached: {reached}.")
     axis.axhline(0.5, color="#666666", linewidth=0.8, linestyle=":")
     axis.set(xlabel="logit W * BN(x)", ylabel="gate", title="")
     axis.legend(loc="upper left")
@@ -403,6 +509,11 @@ def block_diagram():
     axis.text(places[3] - 0.2, -0.62, "residual branch", ha="center", fontsize=8)
     axis.text(-0.7, 0, "x", ha="right", va="center", fontsize=10)
     axis.text(places[-1] + 1.6, 0, "y", ha="left", va="center", fontsize=10)
+    _say(
+        figure,
+        f"From x to y, one after the other: {', '.join(text for text, _ in parts)}. "
+        "The shortcut leads from x past the branch to the +.",
+    )
     axis.set(xlim=(-1.1, 14.4), ylim=(-0.8, 1.5))
     _bare(axis)
     return figure
@@ -413,6 +524,8 @@ def stage_sizes(sides, names):
     """The maps of each stage to scale: {what: sides in pixels}, one row each."""
     figure, axes = _figure(len(sides), 1, height=1.75 * len(sides))
     for axis, (what, row) in zip(axes[:, 0], sides.items()):
+        stages = ", ".join(f"{name} {side}" for name, side in zip(names, row))
+        _say(figure, f"Side of the map in pixels with {what}: {stages}.")
         for i, side in enumerate(row):
             axis.add_patch(
                 matplotlib.patches.Rectangle(
@@ -444,6 +557,8 @@ def map_rows(rows):
         height=0.86 * len(rows),
         gridspec_kw={"width_ratios": [1.6] + [1] * count},
     )
+    said = "; ".join(f"{title} {_values(maps)}" for title, maps in rows.items())
+    _say(figure, f"{count} maps in each of {len(rows)} rows, their values: {said}.")
     for line, (title, maps) in zip(axes, rows.items()):
         line[0].text(0, 0.5, title, va="center", fontsize=8.5)
         line[0].set(xlim=(0, 1), ylim=(0, 1))
@@ -505,7 +620,7 @@ def superclass_confusion(confusion, names):
         .replace("invertebrates", "invertebr.")
         for name in names
     ]
-    return heatmap(
+    figure = heatmap(
         np.round(share),
         short,
         short,
@@ -515,6 +630,14 @@ def superclass_confusion(confusion, names):
         height=5.6,
         limits=(0, 100),
     )
+    right, others = np.diag(share), share - np.diag(np.diag(share))
+    row, column = np.unravel_index(others.argmax(), share.shape)
+    figure.alt = (
+        f"Of {len(names)} superclasses {_values(right)} per cent of the images are recognised. "
+        f"The most frequent mistake: {_number(others.max())} per cent of {short[row]} are taken "
+        f"for {short[column]}."
+    )
+    return figure
 
 
 @styled
@@ -528,6 +651,8 @@ def overlays(images, maps, titles, names):
         width=1.45 * (1 + len(titles)),
     )
     for row, image, heats, name in zip(axes, images, maps, names):
+        bright = ", ".join(f"{t} {100 * np.mean(m > 0.5):.0f}" for t, m in zip(titles, heats))
+        _say(figure, f"{name}, share of the image above half of the map, per cent: {bright}.")
         height, width = image.shape[1:]
         for axis, heat, title in zip(row, [None, *heats], [name, *titles]):
             axis.imshow(_picture(image), extent=(0, width, height, 0))
@@ -566,6 +691,9 @@ def seeds(groups, ylabel, title="", *, ax=None):
     for place, label in enumerate(labels):
         mean = np.mean(list(groups[label].values()))
         axis.plot([place - 0.22, place + 0.22], [mean, mean], color="black", linewidth=2)
+        values = list(groups[label].values())
+        of = f"{title}, {ylabel}" if title else ylabel
+        _say(axis, f"{label}: {len(values)} runs {_values(values)}, mean {_number(mean)} ({of}).")
     axis.set_xticks(range(len(labels)), labels)
     axis.set(ylabel=ylabel, title=title, xlim=(-0.5, len(labels) - 0.5))
     if ax is None:
@@ -607,6 +735,11 @@ def gamma_heatmap(history, title=""):
     axis.grid(False)
     axis.yaxis.get_major_locator().set_params(integer=True)
     figure.colorbar(drawn, ax=axis, label="|γ|", pad=0.01)
+    _say(
+        figure,
+        f"|γ| of the {history.shape[1]} channels of {title or 'a layer'}: {_values(history[0])} "
+        f"before training, {_values(history[-1])} after epoch {len(history) - 1}.",
+    )
     axis.set(xlabel="channel, largest |γ| at the end first", ylabel="epoch", title=title)
     return figure
 
@@ -616,6 +749,11 @@ def gate_ranges(gates, title=""):
     """The smallest, the mean and the largest gate of each layer, {name: evaluation.Gate}."""
     figure, axes = _figure(height=0.7 + 0.24 * len(gates))
     axis = axes[0, 0]
+    spans = {name: gate.high - gate.low for name, gate in gates.items()}
+    for what, choose in (("widest", max), ("narrowest", min)):
+        name = choose(spans, key=spans.get)
+        reach = f"from {gates[name].low:.4f} to {gates[name].high:.4f}"
+        _say(figure, f"The {what} of {len(gates)} ranges of the gate: {name}, {reach}.")
     for i, gate in enumerate(gates.values()):
         axis.plot(
             [gate.low, gate.high],
@@ -643,17 +781,30 @@ def gate_ranges(gates, title=""):
 
 
 @styled
-def gamma_at(history, layer, epoch):
-    """One layer at one epoch: a histogram of |gamma|, and the weights W * C, ranked."""
+def gamma_at(history, layer, epoch, expected=None):
+    """One layer at one epoch: a histogram of |gamma|, and the weights W * C, ranked. The axes are
+    the same for all epochs. expected, (epochs + 1,): a gamma that is drawn in as a dotted line."""
     from .evaluation import weight_shares  # late: it loads Paddle, which most pictures do not need
 
-    rows = np.abs(np.asarray(history[layer]))
+    rows = np.abs(np.asarray(history[layer]))  # (epochs + 1, C)
+    shares = np.array([weight_shares(row) for row in rows]) * rows.shape[1]
     epoch = min(epoch, len(rows) - 1)
-    shares = weight_shares(rows[epoch]) * rows.shape[1]
+    now, share = rows[epoch], shares[epoch]
+    edges = np.linspace(
+        0, 1.05 * max(rows.max(), 0 if expected is None else np.max(expected), 1e-9), 60
+    )
+    highest = max(np.histogram(row, edges)[0].max() for row in rows)
     figure, (left, right) = panels(2, height=2.5)
-    left.hist(rows[epoch], np.linspace(0, rows.max() * 1.05, 60), color=BLUE)
+    left.hist(now, edges, color=BLUE)
+    said = f"{layer}, epoch {epoch}: |γ| of {len(now)} channels {_values(now)}"
+    if expected is not None:
+        label = "weight decay alone"
+        left.axvline(expected[epoch], color=BLACK, linewidth=2, linestyle=":", label=label)
+        left.legend()
+        said += f", from weight decay alone {_number(expected[epoch])}"
     left.set(xlabel="|γ|", ylabel="channels", title=f"{layer}, epoch {epoch}")
-    right.plot(np.linspace(0, 100, len(shares)), np.sort(shares)[::-1], color=ORANGE)
+    left.set(xlim=(0, edges[-1]), ylim=(0, 1.05 * highest))
+    right.plot(np.linspace(0, 100, len(share)), np.sort(share)[::-1], color=ORANGE)
     right.axhline(1, color="#666666", linewidth=1, linestyle="--")
     right.set(
         xlabel="channels, largest first, per cent",
@@ -661,37 +812,52 @@ def gamma_at(history, layer, epoch):
         title="1 = all weigh the same",
         ylim=(0, max(2, shares.max() * 1.05)),
     )
+    _say(figure, f"{said}; weights W times C {_values(share)}.")
     return figure
 
 
-def _png(figure):
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return file.getvalue()
+def gamma_explorer(history, expected=None):
+    """Choose a layer, and play its epochs, where widgets live; elsewhere (AI Studio, a page, no
+    ipywidgets) a picture of the last layer at the last epoch. All is reached by the keyboard: tab
+    goes from the menu to the buttons and the slider, the arrows move the slider.
 
-
-def gamma_explorer(history):
-    """Choose layer and epoch by a menu and a slider where widgets live; elsewhere (AI Studio, a
-    page of a code host, without ipywidgets) a picture of the last layer at the last epoch."""
-    from IPython.display import Image, display
+    history: {layer: (epochs + 1, C)}. expected: as in `gamma_at`.
+    """
+    from IPython.display import display
 
     names, epochs = list(history), len(next(iter(history.values()))) - 1
-    picture = _png(gamma_at(history, names[-1], epochs))
+
+    def picture(layer, epoch):
+        figure = gamma_at(history, layer, epoch, expected)
+        # Twice as fine as it is shown: sharp on every screen.
+        return _img(_png(figure, dpi=220), figure.alt, width=round(110 * PAGE))
+
+    bundle = {"text/plain": gamma_at(history, names[-1], epochs, expected).alt}
+    bundle["text/html"] = picture(names[-1], epochs)
     try:
         import ipywidgets
     except ImportError:
-        display(Image(picture))
+        display(bundle, raw=True)
         return
-    layer = ipywidgets.Dropdown(options=names, value=names[-1], description="layer")
-    epoch = ipywidgets.IntSlider(epochs, 0, epochs, description="epoch", continuous_update=False)
-    image = ipywidgets.Image(value=picture, format="png")
+    layer = ipywidgets.Dropdown(options=names, value=names[-1], layout={"width": "auto"})
+    play = ipywidgets.Play(min=0, max=epochs, value=epochs, interval=800, show_repeat=False)
+    slider = ipywidgets.IntSlider(
+        epochs,
+        0,
+        epochs,
+        description="epoch",
+        continuous_update=False,
+        layout={"flex": "1 1 14em", "min_width": "12em"},
+    )
+    ipywidgets.jslink((play, "value"), (slider, "value"))
+    shown = ipywidgets.HTML(bundle["text/html"])
 
     def redraw(_):
-        image.value = _png(gamma_at(history, layer.value, epoch.value))
+        shown.value = picture(layer.value, slider.value)
 
     layer.observe(redraw, "value")
-    epoch.observe(redraw, "value")
-    bundle = ipywidgets.VBox([ipywidgets.HBox([layer, epoch]), image])._repr_mimebundle_()
-    bundle["image/png"] = base64.b64encode(picture).decode()
-    bundle["text/plain"] = "one layer at one epoch"
-    display(bundle, raw=True)
+    slider.observe(redraw, "value")
+    controls = ipywidgets.Box(  # a narrow page puts them below one another
+        [layer, play, slider], layout={"flex_flow": "row wrap", "max_width": "100%"}
+    )
+    display({**ipywidgets.VBox([controls, shown])._repr_mimebundle_(), **bundle}, raw=True)

@@ -23,6 +23,7 @@ from .baselines import ATTENTIONS
 from .data import Archive, Batches, channel_statistics, load_data
 from .machinery.errors import Stopped, TrainingError, shell_command
 from .machinery.files import write_text
+from .machinery.progress import stops_read_well
 from .machinery.recorder import Progress, Recorder, signals_go_to
 from .machinery.run_folder import locked, machine, newest_state, prepare_folder, versions
 from .recipes import (
@@ -138,7 +139,7 @@ def fit(
         resume: continue the run in that folder, to the last bit as if it had never stopped; where
             there is none, start one; a finished one is opened.
         overwrite: replace the run in that folder.
-        progress: show a progress bar and a line per epoch.
+        progress: show how far it is: in a notebook one line and a curve, else a line per epoch.
         callbacks: further `paddle.callbacks.Callback`s; `self.model.network` is the network.
         attention: an attention of your own, a callable f(channels, size) that returns a new
             `paddle.nn.Layer` for maps of `channels` channels and size = (H, W). It takes the place
@@ -146,8 +147,8 @@ def fit(
             but that name is saved: hand the callable over again to resume, or to open the network
             (`open_run(folder, attention=f)`).
 
-    Ctrl-C and SIGTERM end it after the step that it is in: its state is saved, and it goes on from
-    there. A second Ctrl-C ends it at once.
+    Ctrl-C, a notebook's interrupt and SIGTERM end it after the step that it is in: its state is
+    saved, and it goes on from there. A second Ctrl-C ends it at once.
 
     Raises TrainingError (see the message; `Stopped` after Ctrl-C or SIGTERM), ArchiveError for the
     data.
@@ -172,6 +173,7 @@ def fit(
             )
         recipe = change(recipe, mean=recipe.mean or mean, std=recipe.std or std)
 
+    stops_read_well()
     rank, ranks = share = _share()
     if ranks > 1:
         paddle.distributed.init_parallel_env()
@@ -194,18 +196,23 @@ def fit(
             paddle.distributed.barrier()  # until the first has prepared the folder
         # Parameters and optimizer states are named by counters: restart the counters, so that a
         # saved state finds its place however many networks this process built before.
-        with paddle.utils.unique_name.guard(), random_numbers_kept():
-            _train(
-                recipe,
-                attention,
-                folder,
-                train,
-                evaluated,
-                evaluated_on,
-                progress,
-                callbacks,
-                share,
-            )
+        try:
+            with paddle.utils.unique_name.guard(), random_numbers_kept():
+                _train(
+                    recipe,
+                    attention,
+                    folder,
+                    train,
+                    evaluated,
+                    evaluated_on,
+                    progress,
+                    callbacks,
+                    share,
+                )
+        except Stopped as stopped:
+            if not resume:
+                stopped.go_on += " with resume=True"
+            raise
         if ranks > 1:
             paddle.distributed.barrier()  # until the first has saved everything
     return open_run(folder, attention)

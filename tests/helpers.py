@@ -1,5 +1,6 @@
 """What several test files share."""
 
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -20,3 +21,16 @@ def random_split(n, seed):
         tuple(f"fine {i}" for i in range(100)),
         tuple(f"coarse {i}" for i in range(20)),
     )
+
+
+class Images(HTMLParser):
+    """The attributes of every <img> of a page, in `found`."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "img":
+            self.found.append(dict(attributes))

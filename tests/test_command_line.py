@@ -67,7 +67,7 @@ def test_train_evaluate_gamma(data, tmp_path, capsys):
     assert "95 % interval" in capsys.readouterr().out
 
     assert main(["gamma", out]) == 0
-    assert "layer4.1.attention.channel" in capsys.readouterr().out
+    assert "layer4.1.channel" in capsys.readouterr().out
 
     assert main(["train", *TINY, "--data", data, "--out", out]) == 1
     assert "holds a run already" in capsys.readouterr().err

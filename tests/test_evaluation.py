@@ -152,7 +152,12 @@ def test_batches_do_not_matter_and_the_mode_is_given_back():
 def test_gamma_table():
     table = gamma_table({"layer1.attention": np.array([[1, 1, 1, 1], [0.5, -1.5, 0, 2]])})
     row = table.splitlines()[1].split()
-    assert row == "layer1.attention 4 1.0000 +- 0.000 1.0000 +- 0.791 0.000 - 2.000".split()
+    assert row == "layer1 4 1.000 +- 0.000 1.000 +- 0.791 0.000 - 2.000".split()
+
+
+def test_gamma_table_fits_a_narrow_page():
+    table = gamma_table({"layer4.10.attention.channel": np.full((2, 2048), 0.5)})
+    assert max(map(len, table.splitlines())) <= 76
 
 
 # ------------------------------------------------------------------- gates and channels removed

@@ -1,8 +1,11 @@
 """Which network the lessons take, and where they find this course's own measurements."""
 
 import csv
+import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nam_edu import backend, lessons
@@ -64,6 +67,8 @@ def test_runs_lie_in_the_folder_of_the_notebooks(below, runs, tmp_path, monkeypa
     folder = lessons.lesson_folder("lesson4")
     assert folder.parent == Path(runs)
     assert folder.name.startswith("lesson4-ci-")
+    words = shlex.split(lessons.visualdl_command())
+    assert words[:1] == ["visualdl"] and words[-2:] == ["--logdir", runs]
 
 
 def test_runs_lie_where_they_are_kept_or_wanted(tmp_path, monkeypatch):
@@ -72,6 +77,7 @@ def test_runs_lie_where_they_are_kept_or_wanted(tmp_path, monkeypatch):
     assert lessons.lesson_folder("a").parent == tmp_path / "runs"
     monkeypatch.setenv("NAM_EDU_RUNS", str(tmp_path / "mine"))
     assert lessons.lesson_folder("a").parent == tmp_path / "mine"
+    assert shlex.split(lessons.visualdl_command())[-1] == str(tmp_path / "mine")
 
 
 @pytest.mark.parametrize(
@@ -82,3 +88,28 @@ def test_an_installed_package_says_that_a_clone_is_needed(read, name, tmp_path, 
     monkeypatch.setattr(lessons, "__file__", str(tmp_path / "nam_edu" / "lessons.py"))
     with pytest.raises(NamEduError, match="a clone of the repository"):
         read(name)
+
+
+@pytest.mark.parametrize(
+    "guess, found, said",
+    [
+        (..., 0.43, "no guess"),
+        (0.5, 0.43, "your guess: 0.5   found: 0.43\n off by 0.07"),
+        (
+            [1, 0.5],
+            np.array([2.0, 0.5]),
+            "your guess: 1, 0.5   found: 2, 0.5\n 2 times too small, exactly",
+        ),
+        (30, 3.0, "10 times too large"),
+        (-1, 2, "off by 3"),
+        (1e-3, 0.0, "off by 0.001"),
+        (" Smaller", "smaller", "right"),
+        ([1, "same"], [0.5, "other"], "2 times too large, not so"),
+        ([1], [1, 2], "asks for 2, your guess has 1"),
+        (None, 2, "not so"),
+        ([..., 1], [1, 1], "not so, exactly"),
+    ],
+)
+def test_a_guess_is_compared(guess, found, said, capsys):
+    lessons.compare(guess, found)
+    assert said in re.sub(r"\n +", "\n ", capsys.readouterr().out)

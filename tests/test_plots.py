@@ -1,7 +1,10 @@
 """The style of the pictures, and that it stays theirs."""
 
+import base64
 import inspect
 import io
+import re
+import struct
 import subprocess
 import sys
 
@@ -9,9 +12,13 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from IPython.core.displaypub import CapturingDisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
+from helpers import Images
 from IPython.core.pylabtools import print_figure
 
 from nam_edu import plots
+from nam_edu.evaluation import Gate
 
 
 def draw():
@@ -75,7 +82,7 @@ def test_pictures_are_those_of_a_style_that_is_set_for_all():
         if inspect.isfunction(f)
         and f.__module__ == plots.__name__
         and not name.startswith("_")
-        and name not in ("styled", "gamma_explorer")
+        and name not in ("styled", "gamma_explorer", "show")
     ],
 )
 def test_every_public_function_draws_in_style(name):
@@ -91,3 +98,153 @@ def test_seeds_in_given_axes():
 def test_weights_of_a_layer_whose_gammas_are_all_zero():
     figure = plots.gamma_at({"layer": np.zeros((2, 4))}, "layer", 5)
     np.testing.assert_array_equal(figure.axes[1].lines[0].get_ydata(), [1, 1, 1, 1])
+
+
+# ------------------------------------------------------------------------- alternative texts
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """What is shown in a notebook, a list of {mime type: data}."""
+    shell = InteractiveShell.instance()
+    publisher = CapturingDisplayPublisher(shell=shell)
+    monkeypatch.setattr(shell, "display_pub", publisher)
+    yield publisher.outputs
+    InteractiveShell.clear_instance()
+
+
+def rows(*shape):
+    return np.random.default_rng(0).random(shape)
+
+
+DRAWN = {
+    "lines": lambda: plots.lines([0, 1, 2], {"a": [1, 5, 2], "b": [3, 3, 3]}, "epoch", "loss"),
+    "bars": lambda: plots.bars(
+        ["x", "y"], {"": [1.5, 2500]}, "images a second", "", horizontal=True
+    ),
+    "histograms": lambda: plots.histograms({"layer1": {"": np.array([0.25, 0.75])}}, "|γ|"),
+    "scatter": lambda: plots.scatter([1, 2], [1, 2.5], "x", "y", diagonal=True),
+    "images": lambda: plots.images(rows(2, 4, 5), ["cat", "dog\n→ cow"], columns=2),
+    "heatmap": lambda: plots.heatmap([[1, 2], [7, 3]], "ab", "cd", "x", "y"),
+    "image_and_maps": lambda: plots.image_and_maps(
+        np.zeros((3, 4, 4), "uint8"), np.array([[[-1.0, 2.0]]]), ["same"]
+    ),
+    "gate_curve": lambda: plots.gate_curve({"C = 4": (0.25, 0.75)}),
+    "block_diagram": plots.block_diagram,
+    "stage_sizes": lambda: plots.stage_sizes({"stem a": [32, 16]}, ["image", "stage 1"]),
+    "map_rows": lambda: plots.map_rows({"conv1": np.array([[[0.0, 4.0]]])}),
+    "training_curves": lambda: plots.training_curves(
+        [
+            dict(epoch=e, evaluated_on="test", top1=10 * e, eval_top1=9 * e)
+            | dict(cross_entropy=5 - e, eval_cross_entropy=6 - e)
+            for e in (1, 2)
+        ]
+    ),
+    "panels": lambda: by_panels(),
+    "superclass_confusion": lambda: plots.superclass_confusion(
+        np.array([[3, 1], [0, 4]]), ["fish", "flowers"]
+    ),
+    "overlays": lambda: plots.overlays(
+        np.zeros((1, 3, 4, 4), "uint8"), [[np.eye(2)]], ["NAM"], ["apple"]
+    ),
+    "seeds": lambda: plots.seeds({"nam": {0: 1.0, 1: 2.0}}, "top-1"),
+    "gamma_ranked": lambda: plots.gamma_ranked({"layer1": np.array([0.5, -2.0])}),
+    "gamma_heatmap": lambda: plots.gamma_heatmap(np.array([[1, 1], [0.25, 0.5]]), "layer1"),
+    "gate_ranges": lambda: plots.gate_ranges(GATES),
+    "gamma_at": lambda: plots.gamma_at({"layer1": np.array([[1, 1], [0.25, 0.5]])}, "layer1", 1),
+}
+GATES = {
+    "layer1": Gate(0.25, 0.75, 0.5, 0.1, None, None, None),
+    "layer2": Gate(0.5, 0.5, 0.5, 0.0, None, None, None),
+}
+SAID = {
+    "lines": "loss over epoch: a from 1 to 2, highest 5; b from 3 to 3.",
+    "bars": "Bars, images a second: x 1.5, y 2,500.",
+    "histograms": "Histogram of |γ|, layer1: from 0.25 to 0.75, mean 0.5.",
+    "scatter": "2 points: x from 1 to 2, y from 1 to 2.5. "
+    "The farthest from the line of equal values is 0.5 off it.",
+    "images": "2 pictures of 4×5 pixels: cat, dog → cow.",
+    "heatmap": "values from 1 to 7, the largest in row b, column c.",
+    "image_and_maps": "same from −1 to 2.",
+    "gate_curve": "C = 4 from 0.25 to 0.75.",
+    "block_diagram": "batch norm, attention, +, relu.",
+    "stage_sizes": "with stem a: image 32, stage 1 16.",
+    "map_rows": "conv1 from 0 to 4.",
+    "training_curves": "training, augmented from 10 to 20; test images from 9 to 18.",
+    "panels": "left: loss over epoch: from 1 to 2.",
+    "superclass_confusion": "from 75 to 100 per cent of the images are recognised. "
+    "The most frequent mistake: 25 per cent of fish are taken for flowers.",
+    "overlays": "apple, share of the image above half of the map, per cent: NAM 50.",
+    "seeds": "nam: 2 runs from 1 to 2, mean 1.5 (top-1).",
+    "gamma_ranked": "layer1 from 2 to 0.5.",
+    "gamma_heatmap": "channels of layer1: 1 before training, from 0.25 to 0.5 after epoch 1.",
+    "gate_ranges": "The widest of 2 ranges of the gate: layer1, from 0.2500 to 0.7500.",
+    "gamma_at": "|γ| of 2 channels from 0.25 to 0.5; weights W times C from 0.667 to 1.33.",
+}
+
+
+def by_panels():
+    figure, (axis,) = plots.panels(1)
+    plots.lines([0, 1], {"_": [1, 2]}, "epoch", "loss", "left", ax=axis)
+    return figure
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_picture_says_what_is_seen(name, published):
+    figure = DRAWN[name]()
+    assert SAID[name] in figure.alt
+    figure._ipython_display_()
+    (output,) = published
+    assert output["data"]["text/plain"] == figure.alt
+    (image,) = Images(output["data"]["text/html"]).found
+    assert image["alt"] == figure.alt
+    png = base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))
+    assert png[:4] == b"\x89PNG" and struct.unpack(">I", png[16:20])[0] > 100
+
+
+def test_no_function_is_left_out():
+    drawing = {
+        name
+        for name, f in vars(plots).items()
+        if hasattr(f, "__wrapped__") and inspect.isfunction(f) and not name.startswith("_")
+    }
+    assert set(DRAWN) == set(SAID) == drawing
+
+
+def test_a_lesson_says_it_in_its_own_words(published):
+    plots.show(by_panels(), 'falls below "1/2" & stays <there>')
+    (image,) = Images(published[0]["data"]["text/html"]).found
+    assert image["alt"] == 'falls below "1/2" & stays <there>'
+
+
+# ---------------------------------------------------------------------------- the explorer
+
+HISTORY = {"layer1": np.array([[1.0, 1.0, 1.0], [0.2, 0.5, 0.5]]), "layer2": np.ones((2, 4))}
+
+
+def test_the_axes_are_those_of_all_epochs():
+    before, after = (plots.gamma_at(HISTORY, "layer1", e, np.array([1.0, 0.4])) for e in (0, 1))
+    for a, b in zip(before.axes, after.axes):
+        assert a.get_xlim() == b.get_xlim() and a.get_ylim() == b.get_ylim()
+    assert before.axes[0].get_xlim()[1] >= 1 and before.axes[0].get_ylim()[1] >= 3
+    assert after.axes[0].lines[0].get_xdata() == [0.4, 0.4]
+    assert "from weight decay alone 0.4" in after.alt
+
+
+def test_the_explorer_redraws_and_has_a_picture_without_widgets(published, monkeypatch):
+    ipywidgets = pytest.importorskip("ipywidgets")
+    boxes, make = [], ipywidgets.VBox
+    monkeypatch.setattr(ipywidgets, "VBox", lambda c: boxes.append(make(c)) or boxes[-1])
+    plots.gamma_explorer(HISTORY, np.array([1.0, 0.4]))
+    data = published[-1]["data"]
+    (fixed,) = Images(data["text/html"]).found
+    assert fixed["alt"].startswith("layer2, epoch 1") and "VBox" not in data["text/plain"]
+    assert "application/vnd.jupyter.widget-view+json" in data
+    (layer, play, slider), shown = boxes[0].children[0].children, boxes[0].children[1]
+    assert play.max == slider.max == 1 and slider.description == "epoch"
+    layer.value, slider.value = "layer1", 0
+    (image,) = Images(shown.value).found
+    assert image["alt"].startswith("layer1, epoch 0: |γ| of 3 channels 1,")
+    png = base64.b64decode(image["src"].split(",")[1])
+    shown_width = int(re.search(r"width: (\d+)px", image["style"]).group(1))
+    assert struct.unpack(">I", png[16:20])[0] >= 1.9 * shown_width  # sharp

@@ -20,11 +20,18 @@ class TrainingError(NamEduError):
 
 
 class Stopped(TrainingError):
-    """A run that was asked to stop (Ctrl-C, SIGTERM) and saved its state; `signal`: its number."""
+    """A run that was asked to stop (Ctrl-C, SIGTERM) and saved its state.
 
-    def __init__(self, message, signal):
+    signal: its number. done: how far the run had come. go_on: what to do in a notebook.
+    """
+
+    def __init__(self, message, signal, done):
         super().__init__(message)
-        self.signal = signal
+        self.signal, self.done = signal, done
+        self.go_on = "run this cell again"
+
+    def _render_traceback_(self):
+        return [str(self)]  # all that IPython shows of it
 
 
 def shell_command(*words):

@@ -1,4 +1,4 @@
-"""What watches a training: the recorder of log, gammas and states; signals; the progress bar."""
+"""What watches a training: the recorder of log, gammas and states; signals; how far it is."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from .. import checkpoint
 from ..attention import nam_layers
 from .errors import Stopped, TrainingError
 from .files import new_file, write_text
+from .progress import Line, curves, duration
 
 
 class Recorder(Callback):
@@ -109,6 +110,7 @@ class Recorder(Callback):
             f"stopped after {done}; its state is saved in {self.folder}: go on with "
             "--resume (resume=True)",
             self.asked_to_stop,
+            done,
         )
 
     def restore(self, arrays, meta):
@@ -328,54 +330,72 @@ def log_as_csv(log):
 
 
 class Progress(Callback):
-    """A progress bar with loss, top-1, top-5, rate and the time left for the run, and a line for
-    each epoch; where the output is a file, the lines alone."""
+    """One line that says how far the run has come, with loss, top-1, rate and the time left. In a
+    notebook the loss is drawn below it; elsewhere each epoch leaves a line of its own, and where
+    the output is a file these are all."""
 
     def __init__(self, recorder):
         super().__init__()
-        self.recorder = recorder
-        self.bar = None
+        self.recorder, self.epochs = recorder, recorder.recipe.epochs
+        self.line = None
 
     def on_train_begin(self, logs=None):
-        from tqdm import tqdm
-
         recorder = self.recorder
-        steps = len(recorder.batches)
-        live = sys.stderr.isatty() or type(sys.stderr).__module__.startswith("ipykernel")
-        self.bar = tqdm(
-            total=recorder.recipe.epochs * steps,
-            initial=recorder.epoch * steps + recorder.step,
-            unit="step",
-            disable=not live,
-            leave=False,
-            dynamic_ncols=True,
-        )
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.bar.set_description(f"epoch {self.recorder.epoch + 1}/{self.recorder.recipe.epochs}")
+        self.line, self.started = Line(), time.perf_counter()
+        self.steps = len(recorder.batches)
+        self.first = recorder.epoch * self.steps + recorder.step  # 0, or where a run goes on
+        rows = recorder.log
+        self.losses = [(row["epoch"] - 0.5, row["cross_entropy"]) for row in rows]  # (epoch, loss)
+        self.some = []  # the losses of the newest steps, not yet drawn
 
     def on_train_batch_end(self, step, logs=None):
-        self.bar.set_postfix_str(
-            f"loss {sum(logs['loss']):.3f}, top-1 {100 * logs['acc_top1']:.1f} %, "
-            f"top-5 {100 * logs['acc_top5']:.1f} %, rate {self.recorder.optimizer.get_lr():.3g}",
-            refresh=False,
-        )
-        self.bar.update()
+        recorder = self.recorder
+        done, total = recorder.epoch * self.steps + recorder.step, self.epochs * self.steps
+        self.some.append(float(np.ravel(logs["loss"][0])[0]))
+        if len(self.some) >= total / 200:  # 200 points are a curve
+            self.losses.append((done / self.steps, float(np.mean(self.some))))
+            self.some = []
+        if self.line.due():
+            left = (time.perf_counter() - self.started) / (done - self.first) * (total - done)
+            self.line.show(
+                f"epoch {recorder.epoch + 1} of {self.epochs}, step {recorder.step} of "
+                f"{self.steps}, {100 * done // total} % of the run: loss "
+                f"{sum(logs['loss']):.3f}, top-1 {100 * logs['acc_top1']:.1f} %, rate "
+                f"{recorder.rate:.3g}; about {duration(left)} left",
+                self._drawing(),
+            )
 
     def on_eval_end(self, logs=None):
         row = self.recorder.log[-1]
-        self.bar.clear()
+        said = (
+            f"loss {row['loss']:.3f}, top-1 {row['top1']:.1f} %, top-5 {row['top5']:.1f} %; "
+            f"{row['evaluated_on']} top-1 {row['eval_top1']:.1f} %, top-5 {row['eval_top5']:.1f} %"
+        )
+        if self.line.notebook:
+            seconds = sum(row["seconds"] for row in self.recorder.log)
+            self.line.show(
+                f"epoch {row['epoch']} of {self.epochs}: {said}; {duration(seconds)}",
+                self._drawing(),
+            )
+            return
+        self.line.clear()
         print(
-            f"epoch {row['epoch']}/{self.recorder.recipe.epochs}: loss {row['loss']:.3f}, "
-            f"top-1 {row['top1']:.1f} %, top-5 {row['top5']:.1f} %; {row['evaluated_on']} top-1 "
-            f"{row['eval_top1']:.1f} %, top-5 {row['eval_top5']:.1f} %; rate "
-            f"{row['learning_rate']:.3g}; {row['seconds']:.0f} s",
+            f"epoch {row['epoch']}/{self.epochs}: {said}; rate {row['learning_rate']:.3g}; "
+            f"{row['seconds']:.0f} s",
             flush=True,
         )
 
+    def _drawing(self):
+        """The cross-entropy so far, over the epochs, for a notebook."""
+        log, held_out = self.recorder.log, self.recorder.evaluated_on
+        evaluated = [(row["epoch"], row["eval_cross_entropy"]) for row in log]
+        drawn = {"training": ("#0072B2", self.losses), held_out: ("#C06000", evaluated)}
+        top = math.ceil(max((y for _, points in drawn.values() for _, y in points), default=5))
+        return curves(drawn, self.epochs, min(top, 8), "epoch", "cross-entropy")
+
     def close(self):
-        if self.bar is not None:
-            self.bar.close()
+        if self.line is not None:
+            self.line.clear()
 
 
 @contextlib.contextmanager
