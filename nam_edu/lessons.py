@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import os
+import time
 from functools import cache
 from pathlib import Path
 
@@ -239,3 +240,35 @@ def results(name):
 def _is_of(found, wanted):
     """Whether a run's recipe is this one, apart from what `fit` fills in."""
     return change(found, mean=wanted.mean, std=wanted.std) == wanted
+
+
+def block_steps(block, x):
+    """What a map x (N, C, H, W) meets in a residual block of `resnet`, for `plots.block_diagram`:
+    ([(what, shape (C, H, W) of what comes out), ...], what the shortcut is)."""
+    start, steps = x, [("x", tuple(x.shape[1:]))]
+    pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
+    if hasattr(block, "conv3"):
+        pairs.append((block.conv3, block.bn3))
+    for conv, bn in pairs:
+        x = bn(conv(x))
+        shape, side = tuple(x.shape[1:]), conv.weight.shape[2]
+        steps += [(f"conv {side}×{side}", shape), ("batch norm", shape), ("relu", shape)]
+    steps[-1] = ("attention", tuple(block.attention(x).shape[1:]))  # no relu before it
+    steps += [("+", shape), ("relu", shape), ("y", tuple(block(start).shape[1:]))]
+    if block.downsample is None:
+        return steps, "x as it is"
+    conv = block.downsample[0]
+    side, stride = conv.weight.shape[2], conv._stride[0]
+    return steps, f"a {side}×{side} convolution with stride {stride}, and a batch norm"
+
+
+def take_turns(functions, rounds=12):
+    """Milliseconds of calls that take turns, {name: f} -> {name: (rounds,)}: what slows down the
+    machine for a while slows down all of them. A first round, which is slower, is left out."""
+    times = {name: [] for name in functions}
+    for _ in range(rounds + 1):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            times[name].append(1000 * (time.perf_counter() - started))
+    return {name: np.array(t[1:]) for name, t in times.items()}

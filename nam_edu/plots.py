@@ -465,57 +465,39 @@ def gate_curve(spans):
 
 
 @styled
-def block_diagram():
-    """A residual block of a ResNet-18 with its attention, from left to right."""
-    figure, axes = _figure(height=1.75)
-    axis = axes[0, 0]
-    parts = [
-        ("conv 3×3", SKY),
-        ("batch norm", YELLOW),
-        ("relu", "#dddddd"),
-        ("conv 3×3", SKY),
-        ("batch norm", YELLOW),
-        ("attention", ORANGE),
-        ("+", "#ffffff"),
-        ("relu", "#dddddd"),
-    ]
-    box = dict(boxstyle="round,pad=0.35", linewidth=0.8, edgecolor="#444444")
-    places = np.linspace(1.0, 12.4, len(parts))
-    axis.annotate(
-        "",
-        (places[-1] + 1.5, 0),
-        (-0.6, 0),
-        arrowprops=dict(arrowstyle="->", color="#444444", linewidth=1.1),
-    )
-    for place, (text, colour) in zip(places, parts):
-        axis.text(
-            place, 0, text, ha="center", va="center", fontsize=8, bbox=box | dict(facecolor=colour)
-        )
-    axis.annotate(
-        "",
-        (places[6], 0.22),
-        (-0.2, 0.02),
-        arrowprops=dict(
-            arrowstyle="->", color="#444444", linewidth=1.1, connectionstyle="arc3,rad=-0.26"
-        ),
-    )
-    axis.text(
-        places[3],
-        1.33,
-        "shortcut: x, or a 1×1 convolution and a batch norm of it",
-        ha="center",
-        fontsize=8,
-    )
-    axis.text(places[3] - 0.2, -0.62, "residual branch", ha="center", fontsize=8)
-    axis.text(-0.7, 0, "x", ha="right", va="center", fontsize=10)
-    axis.text(places[-1] + 1.6, 0, "y", ha="left", va="center", fontsize=10)
-    _say(
-        figure,
-        f"From x to y, one after the other: {', '.join(text for text, _ in parts)}. "
-        "The shortcut leads from x past the branch to the +.",
-    )
-    axis.set(xlim=(-1.1, 14.4), ylim=(-0.8, 1.5))
-    _bare(axis)
+def block_diagram(blocks):
+    """Residual blocks from left to right, below one another: {title: (steps, shortcut)}, with the
+    steps and the shortcut of `lessons.block_steps`. The shape (C, H, W) of what comes out stands
+    below x, each convolution and y."""
+    colours = {"conv": SKY, "batch": YELLOW, "attention": ORANGE, "relu": "#dddddd"}
+    figure, axes = _figure(len(blocks), 1, height=1.9 * len(blocks))
+    ink = dict(color="#444444", linewidth=1.1)
+    arrow = dict(arrowstyle="->", shrinkA=0, shrinkB=0, **ink)
+    for axis, (title, (steps, shortcut)) in zip(axes[:, 0], blocks.items()):
+        places = np.array([0, *np.linspace(1.35, 9.9, len(steps) - 2), 11])
+        axis.annotate("", (places[-1] - 0.15, 0), (places[0] + 0.12, 0), arrowprops=arrow)
+        for place, (what, shape) in zip(places, steps):
+            kind = what.split()[0]
+            box = dict(
+                boxstyle="round,pad=0.35",
+                linewidth=0 if kind in "xy" else 0.8,
+                edgecolor="#444444",
+                facecolor=colours.get(kind, "white"),
+            )
+            text = what.replace("attention", "atten-\ntion").replace(" ", "\n", 1)
+            axis.text(place, 0, text, ha="center", va="center", fontsize=8.5, bbox=box)
+            if kind in ("x", "y", "conv"):
+                axis.text(place, -0.72, f"{shape}", ha="center", va="center", fontsize=8)
+        plus = places[[what for what, _ in steps].index("+")]
+        axis.plot([0.4, 0.4, plus], [0, 1.15, 1.15], **ink)
+        axis.annotate("", (plus, 0.28), (plus, 1.16), arrowprops=arrow)
+        axis.text(plus / 2, 1.27, f"shortcut: {shortcut}", ha="center", fontsize=8.5)
+        axis.text(plus / 2, 0.6, "residual branch", ha="center", fontsize=8.5)
+        along = ", ".join(f"{what} {shape}" if what[0] in "xyc" else what for what, shape in steps)
+        _say(figure, f"{title}, with the shapes (C, H, W): {along}. Shortcut to the +: {shortcut}.")
+        axis.set(xlim=(-0.55, 11.55), ylim=(-0.95, 1.6))
+        _bare(axis)
+        axis.set_title(title, loc="left", fontsize=9.5)
     return figure
 
 
@@ -548,26 +530,55 @@ def stage_sizes(sides, names):
 
 @styled
 def map_rows(rows):
-    """Maps as small pictures: {title: (K, H, W)}, one row of K pictures each, every picture with a
-    scale of its own."""
-    count = max(len(maps) for maps in rows.values())
+    """Maps as small pictures: {title: (K, H, W)}, one row of K pictures each, from 0 (dark) to the
+    largest value of the row (bright); an image (3, H, W) uint8 is a row of its own."""
+    maps = {title: values for title, values in rows.items() if values.dtype != np.uint8}
+    count = max(map(len, maps.values()))
     figure, axes = _figure(
         len(rows),
         count + 1,
-        height=0.86 * len(rows),
+        height=0.9 * len(rows),
         gridspec_kw={"width_ratios": [1.6] + [1] * count},
     )
-    said = "; ".join(f"{title} {_values(maps)}" for title, maps in rows.items())
-    _say(figure, f"{count} maps in each of {len(rows)} rows, their values: {said}.")
-    for line, (title, maps) in zip(axes, rows.items()):
-        line[0].text(0, 0.5, title, va="center", fontsize=8.5)
-        line[0].set(xlim=(0, 1), ylim=(0, 1))
-        for axis, values in zip(line[1:], maps):
-            axis.imshow(values, cmap="viridis")
-        for axis in line:
-            _bare(axis)
-        for axis in line[1 + len(maps) :]:
-            axis.axis("off")
+    for axis in axes.ravel():
+        axis.axis("off")
+    for row, (title, values) in zip(axes, rows.items()):
+        row[0].text(0, 0.5, title, va="center", fontsize=8.5)
+        if title not in maps:
+            row[1].imshow(_picture(values))
+            continue
+        for axis, one in zip(row[1:], values):
+            axis.imshow(one, cmap="viridis", vmin=0, vmax=values.max() or 1)
+    said = "; ".join(
+        f"{title}, up to {_number(values.max())}, "
+        f"{100 * np.mean(values > values.max() / 10):.0f} per cent of its pixels above a tenth"
+        for title, values in maps.items()
+    )
+    _say(figure, f"Up to {count} maps in each of {len(maps)} rows: {said}.")
+    return figure
+
+
+@styled
+def spreads(groups, xlabel, *, band=None, band_label=""):
+    """Repeated measurements {name: values}, a row each: a point at the median, a bar from quartile
+    to quartile. band: (low, high), shaded, with its label."""
+    figure, axes = _figure(height=0.7 + 0.23 * len(groups))
+    axis = axes[0, 0]
+    if band is not None:
+        axis.axvspan(*band, color="#dddddd", label=band_label, linewidth=0)
+        _say(figure, f"Shaded, {band_label}: {_values(band)}.")
+    for i, values in enumerate(groups.values()):
+        low, middle, high = np.percentile(values, (25, 50, 75))
+        axis.plot([low, high], [i, i], color=SKY, linewidth=5, solid_capstyle="butt")
+        axis.plot(middle, i, "o", color=BLUE, markersize=5)
+    medians = ", ".join(f"{name} {_number(np.median(v))}" for name, v in groups.items())
+    _say(figure, f"Medians, {xlabel}: {medians}.")
+    axis.set_yticks(range(len(groups)), list(groups))
+    axis.invert_yaxis()
+    axis.grid(False, axis="y")
+    axis.set(xlabel=xlabel)
+    if band is not None:
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

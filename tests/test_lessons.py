@@ -3,13 +3,16 @@
 import csv
 import re
 import shlex
+import time
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 
 from nam_edu import backend, lessons
 from nam_edu.machinery.errors import NamEduError
+from nam_edu.resnet import BasicBlock, BottleneckBlock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -113,3 +116,31 @@ def test_an_installed_package_says_that_a_clone_is_needed(read, name, tmp_path, 
 def test_a_guess_is_compared(guess, found, said, capsys):
     lessons.compare(guess, found)
     assert said in re.sub(r"\n +", "\n ", capsys.readouterr().out)
+
+
+def test_steps_of_a_block_are_those_of_the_forward_pass():
+    paddle.seed(0)
+    steps, shortcut = lessons.block_steps(
+        BasicBlock(4, 6, 2, "nam", size=(3, 3)), paddle.randn([2, 4, 6, 6])
+    )
+    assert [what for what, _ in steps] == (
+        "x|conv 3×3|batch norm|relu|conv 3×3|batch norm|attention|+|relu|y".split("|")
+    )
+    assert [shape for _, shape in steps] == [(4, 6, 6)] + 9 * [(6, 3, 3)]
+    assert shortcut == "a 1×1 convolution with stride 2, and a batch norm"
+    steps, shortcut = lessons.block_steps(
+        BottleneckBlock(8, 2, 1, "none", size=(3, 3)), paddle.randn([2, 8, 3, 3])
+    )
+    convolutions = [(what, shape[0]) for what, shape in steps if what.startswith("conv")]
+    assert convolutions == [("conv 1×1", 2), ("conv 3×3", 2), ("conv 1×1", 8)]
+    assert shortcut == "x as it is"
+
+
+def test_turns_are_taken_and_the_first_round_is_left_out():
+    calls = []
+    times = lessons.take_turns(
+        {"a": lambda: calls.append("a"), "b": lambda: (calls.append("b"), time.sleep(0.01))}, 3
+    )
+    assert calls == 4 * ["a", "b"]
+    assert times["a"].shape == times["b"].shape == (3,)
+    assert times["b"].min() >= 10 and np.median(times["a"]) < 10  # milliseconds

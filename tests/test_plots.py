@@ -95,6 +95,12 @@ def test_seeds_in_given_axes():
     assert len(left.lines) == 4 and left.get_legend() is None and len(figure.axes) == 2
 
 
+def test_all_maps_of_a_row_have_one_scale_of_brightness():
+    figure = DRAWN["map_rows"]()
+    large, small = [a.images[0] for a in figure.axes if a.images][1:]
+    assert large.get_clim() == small.get_clim() == (0, 4)
+
+
 def test_weights_of_a_layer_whose_gammas_are_all_zero():
     figure = plots.gamma_at({"layer": np.zeros((2, 4))}, "layer", 5)
     np.testing.assert_array_equal(figure.axes[1].lines[0].get_ydata(), [1, 1, 1, 1])
@@ -130,9 +136,14 @@ DRAWN = {
         np.zeros((3, 4, 4), "uint8"), np.array([[[-1.0, 2.0]]]), ["same"]
     ),
     "gate_curve": lambda: plots.gate_curve({"C = 4": (0.25, 0.75)}),
-    "block_diagram": plots.block_diagram,
+    "block_diagram": lambda: plots.block_diagram({"a block": (STEPS, "x as it is")}),
     "stage_sizes": lambda: plots.stage_sizes({"stem a": [32, 16]}, ["image", "stage 1"]),
-    "map_rows": lambda: plots.map_rows({"conv1": np.array([[[0.0, 4.0]]])}),
+    "map_rows": lambda: plots.map_rows(
+        {"image": np.zeros((3, 2, 2), "uint8"), "conv1": np.array([[[0.0, 4.0]], [[0.3, 0.5]]])}
+    ),
+    "spreads": lambda: plots.spreads(
+        {"nam": [1.0, 1.25, 2.0], "again": [1, 1, 1]}, "time", band=(0.5, 1.5), band_label="noise"
+    ),
     "training_curves": lambda: plots.training_curves(
         [
             dict(epoch=e, evaluated_on="test", top1=10 * e, eval_top1=9 * e)
@@ -153,6 +164,15 @@ DRAWN = {
     "gate_ranges": lambda: plots.gate_ranges(GATES),
     "gamma_at": lambda: plots.gamma_at({"layer1": np.array([[1, 1], [0.25, 0.5]])}, "layer1", 1),
 }
+STEPS = [
+    ("x", (2, 4, 4)),
+    ("conv 3×3", (3, 2, 2)),
+    ("batch norm", (3, 2, 2)),
+    ("attention", (3, 2, 2)),
+    ("+", (3, 2, 2)),
+    ("relu", (3, 2, 2)),
+    ("y", (3, 2, 2)),
+]
 GATES = {
     "layer1": Gate(0.25, 0.75, 0.5, 0.1, None, None, None),
     "layer2": Gate(0.5, 0.5, 0.5, 0.0, None, None, None),
@@ -167,9 +187,11 @@ SAID = {
     "heatmap": "values from 1 to 7, the largest in row b, column c.",
     "image_and_maps": "same from −1 to 2.",
     "gate_curve": "C = 4 from 0.25 to 0.75.",
-    "block_diagram": "batch norm, attention, +, relu.",
+    "block_diagram": "a block, with the shapes (C, H, W): x (2, 4, 4), conv 3×3 (3, 2, 2), "
+    "batch norm, attention, +, relu, y (3, 2, 2). Shortcut to the +: x as it is.",
     "stage_sizes": "with stem a: image 32, stage 1 16.",
-    "map_rows": "conv1 from 0 to 4.",
+    "map_rows": "in each of 1 rows: conv1, up to 4, 50 per cent of its pixels above a tenth.",
+    "spreads": "Shaded, noise: from 0.5 to 1.5. Medians, time: nam 1.25, again 1.",
     "training_curves": "training, augmented from 10 to 20; test images from 9 to 18.",
     "panels": "left: loss over epoch: from 1 to 2.",
     "superclass_confusion": "from 75 to 100 per cent of the images are recognised. "
