@@ -104,7 +104,8 @@ def _by_products(x, weight, stride, dilation, groups):
         return True
     if single:  # without gradients oneDNN takes batch norm and relu along
         return training and pixels <= 8 * 8
-    return tuple(stride) == (1, 1) and pixels <= 4 * 4 and channels >= (64 if training else 128)
+    fewest = 128 if not training else 48 if pixels <= 4 * 4 else 96
+    return tuple(stride) == (1, 1) and pixels <= 8 * 8 and channels >= fewest
 
 
 # ------------------------------------------------------------------------ weights made ready
