@@ -1,7 +1,7 @@
 """Which way of computing a convolution is the fastest for which shape:
 python -m benchmarks.convolution [--out results/convolution.md].
 
-The choice in nam_edu/machinery/convolution.py stands on these numbers: processor time of forward and
+The choice in nam_edu.machinery.convolution stands on these numbers: processor time of forward and
 backward for every shape of ResNet-18 and ResNet-50 at 32x32 with the 7x7 stem, batch 128, of the
 narrow networks of the lessons, and of larger maps. One thread, since other work on the machine
 disturbs processor time least.
