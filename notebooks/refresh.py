@@ -81,7 +81,7 @@ def refresh(path):
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
     print(
-        f"{path.relative_to(HERE)}: {time.perf_counter() - started:.0f} s, of these {seconds:.0f} s "
+        f"{path.relative_to(HERE)}: {time.perf_counter() - started:.0f} s, {seconds:.0f} of them "
         f"in the cell {cell}; {path.stat().st_size // 1024} KB",
         flush=True,
     )
