@@ -461,6 +461,98 @@ def gate_curve(spans):
     return figure
 
 
+@styled
+def gate_grid(columns):
+    """A channel from map to output, one column each: {title: (map, x_hat, gate, output)}, all
+    (H, W). The gate is drawn from 0 to 1; map and output share a colour scale in each column."""
+    rows = ("map x", "x̂", "gate\n0 to 1", "output\ngate · x")
+    width = {"width_ratios": [1] * len(columns) + [0.06]}
+    figure, axes = _figure(4, len(columns) + 1, height=4.5, gridspec_kw=width)
+    for column, (title, channel) in enumerate(columns.items()):
+        values, x_hat, gate, output = map(np.asarray, channel)
+        _say(
+            figure,
+            f"{' '.join(title.split())}: x̂ {_values(x_hat)}, gate {_values(gate)}, the output "
+            f"{_values(output)} where the map is {_values(values)}.",
+        )
+        bound = np.abs(values).max() or 1.0
+        own, fixed, gates = ("PuOr", -bound, bound), ("PuOr", -4, 4), ("viridis", 0, 1)
+        drawn = []
+        for axis, picture, (cmap, low, high) in zip(
+            axes[:, column], (values, x_hat, gate, output), (own, fixed, gates, own)
+        ):
+            drawn.append(axis.imshow(picture, cmap=cmap, vmin=low, vmax=high))
+            _bare(axis, title if axis is axes[0, column] else None)
+    for row, (axis, text) in enumerate(zip(axes[:, 0], rows)):
+        axis.set_ylabel(text, rotation=0, ha="right", va="center")
+        if row in (1, 2):  # the scales that all columns share
+            figure.colorbar(drawn[row], cax=axes[row, -1])
+        else:
+            axes[row, -1].axis("off")
+    return figure
+
+
+@styled
+def channel_rows(rows, names, *, limits=None, digits=None, height=1.25):
+    """The channels of small maps as pictures: {title: (C, H, W)}, one row each with one colour
+    scale and its bar; `names` stand above the channels. limits {title: (low, high)}; `digits`
+    writes the values in."""
+    figure, axes = _figure(len(rows), len(names), height=height * len(rows) + 0.2)
+    for row, (title, maps) in enumerate(rows.items()):
+        maps = np.asarray(maps, float)
+        low, high = (limits or {}).get(title, (maps.min(), maps.max()))
+        said = ", ".join(f"{name} {_values(m)}" for name, m in zip(names, maps))
+        _say(figure, f"{title}, {len(names)} channels of {_size(maps)} pixels: {said}.")
+        for axis, name, picture in zip(axes[row], names, maps):
+            drawn = axis.imshow(picture, cmap="viridis", vmin=low, vmax=high)
+            _bare(axis, name if row == 0 else None)
+            for (i, j), value in np.ndenumerate(picture) if digits is not None else ():
+                axis.text(
+                    j,
+                    i,
+                    f"{value:.{digits}f}",
+                    ha="center",
+                    va="center",
+                    fontsize=6,
+                    color="black" if value > low + 0.6 * (high - low) else "white",
+                )
+        words = title.replace(", ", ",\n")
+        axes[row, 0].set_ylabel(words, rotation=0, ha="right", va="center")
+        figure.colorbar(drawn, ax=list(axes[row]), pad=0.01)
+    return figure
+
+
+@styled
+def points(groups, xlabel, ylabel, *, lines_at=None, log=False, height=2.9):
+    """Points of several groups, {label: (x, y)}; lines_at {label: (x, y)} are dashed, and `log`
+    makes both axes logarithmic."""
+    figure, axes = _figure(height=height)
+    axis = axes[0, 0]
+    for i, (label, (x, y)) in enumerate((lines_at or {}).items()):
+        style = ("--", ":", "-.")[i % 3]
+        axis.plot(x, y, color="#666666", linewidth=1.1, linestyle=style, label=label)
+    for i, (label, (x, y)) in enumerate(groups.items()):
+        axis.plot(
+            x,
+            y,
+            linestyle="",
+            marker=MARKERS[i % 8],
+            color=COLOURS[i % 8],
+            markerfacecolor=COLOURS[i % 8] if i == 0 else "none",  # shows what lies below it
+            markersize=5 + i,
+            label=label,
+        )
+        _say(figure, f"{label}, {len(x)} points: {xlabel} {_values(x)}, {ylabel} {_values(y)}.")
+    for label, (x, y) in (lines_at or {}).items():
+        ends = f"from {_number(y[0])} at {_number(x[0])} to {_number(y[-1])} at {_number(x[-1])}"
+        _say(figure, f"Dashed, {label}: {ends}.")
+    if log:
+        axis.set(xscale="log", yscale="log")
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 # ------------------------------------------------------------------------------------- network
 
 

@@ -130,6 +130,19 @@ DRAWN = {
         np.zeros((3, 4, 4), "uint8"), np.array([[[-1.0, 2.0]]]), ["same"]
     ),
     "gate_curve": lambda: plots.gate_curve({"C = 4": (0.25, 0.75)}),
+    "gate_grid": lambda: plots.gate_grid(
+        {"C = 2": (np.diag([1.0, 2]), np.diag([1.0, 2]), np.full((2, 2), 0.5), np.eye(2))}
+    ),
+    "channel_rows": lambda: plots.channel_rows(
+        {"gate, right": np.array([[[0.5, 0.5]], [[0.25, 0.75]]])}, ["first", "last"], digits=2
+    ),
+    "points": lambda: plots.points(
+        {"sample": ([4, 16], [0.25, 0.06])},
+        "C",
+        "|gate − ½|",
+        lines_at={"x̂ = 1": ([4, 16], [0.0625, 0.015625])},
+        log=True,
+    ),
     "block_diagram": plots.block_diagram,
     "stage_sizes": lambda: plots.stage_sizes({"stem a": [32, 16]}, ["image", "stage 1"]),
     "map_rows": lambda: plots.map_rows({"conv1": np.array([[[0.0, 4.0]]])}),
@@ -167,6 +180,11 @@ SAID = {
     "heatmap": "values from 1 to 7, the largest in row b, column c.",
     "image_and_maps": "same from −1 to 2.",
     "gate_curve": "C = 4 from 0.25 to 0.75.",
+    "gate_grid": "C = 2: x̂ from 0 to 2, gate 0.5, the output from 0 to 1 where the map is from 0 "
+    "to 2.",
+    "channel_rows": "gate, right, 2 channels of 1×2 pixels: first 0.5, last from 0.25 to 0.75.",
+    "points": "sample, 2 points: C from 4 to 16, |gate − ½| from 0.06 to 0.25. "
+    "Dashed, x̂ = 1: from 0.0625 at 4 to 0.0156 at 16.",
     "block_diagram": "batch norm, attention, +, relu.",
     "stage_sizes": "with stem a: image 32, stage 1 16.",
     "map_rows": "conv1 from 0 to 4.",
