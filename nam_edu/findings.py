@@ -214,3 +214,16 @@ def channels_removed():
         if order != "random":
             found.setdefault((of, order), {})[share] = values - means["", "random", share]
     return found
+
+
+def weight_range():
+    """The smallest and the largest weight W times C of a channel in those six networks, at their
+    end."""
+    runs = {
+        row["run"]: row
+        for row in results("runs")
+        if (row["group"], row["attention"]) == ("main", "nam")
+    }
+    rows = last_epoch("gates", runs)
+    low, high = ([float(row[f"weight_{end}"]) for row in rows] for end in ("low", "high"))
+    return min(low), max(high)

@@ -989,3 +989,34 @@ def image_gates(images, gates, titles=None):
     lowest = "; ".join(f"{t} {_values(g)}" for t, g in zip(titles or range(count), gates))
     _say(figure, f"{count} images and the gate of one channel over each: {lowest}.")
     return figure
+
+
+@styled
+def channels_removed(differences):
+    """Points of top-1 above chance when channels are removed, by the |gamma| of NAM and of the
+    batch norm before it, smallest and largest first: {(of, order): {share: values of the
+    networks}}. Lines are means, bands reach from the lowest to the highest."""
+    figure, axes = panels(2, height=2.8, share_y=True)
+    titles = {"nam": "by |γ| of NAM", "bn": "by |γ| of the batch norm before it"}
+    for axis, (of, title) in zip(axes, titles.items()):
+        curves = {
+            label: differences[of, order]
+            for label, order in (("smallest first", "lowest"), ("largest first", "highest"))
+        }
+        lines(
+            [100 * share for share in curves["smallest first"]],
+            {label: [np.mean(v) for v in by_share.values()] for label, by_share in curves.items()},
+            "channels removed in every block, per cent",
+            "points of top-1 above chance",
+            title,
+            ax=axis,
+            bands={
+                label: ([np.min(v) for v in c.values()], [np.max(v) for v in c.values()])
+                for label, c in curves.items()
+            },
+            hlines={"at random": 0},
+        )
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high + 0.35 * (high - low))  # room for the legend
+    axes[1].set_ylabel("")
+    return figure

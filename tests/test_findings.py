@@ -98,6 +98,8 @@ def test_settings_and_channels_removed():
         assert sorted(pairs) == pytest.approx(sorted(own[s] - plain[s] for s in own))
         assert (recipe.penalty > 0) == setting.startswith("penalty")
         assert (recipe.gamma_decay == 0) == (setting == "no decay on gamma")
+    end = evidence.at_the_end(gates, RUNS, evidence.kind("nam"))
+    assert findings.weight_range() == evidence.span(end, "weight_low", "weight_high")
     removed = read_rows(RESULTS / "removed.csv")
     scores = evidence.removed_scores(RUNS, removed, evidence.kind("nam"))
     for (of, order), by_share in findings.channels_removed().items():

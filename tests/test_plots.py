@@ -162,6 +162,13 @@ DRAWN = {
     "gate_channels": lambda: plots.gate_channels(
         np.array([[[[0.5, 0.5]], [[0.25, 0.75]]]]), np.array([0.1, 0.9]), "layer1"
     ),
+    "channels_removed": lambda: plots.channels_removed(
+        {
+            (of, order): {0.1: [1.0, 3.0], 0.5: [sign, 5.0 * sign]}
+            for of in ("nam", "bn")
+            for order, sign in (("lowest", 1), ("highest", -1))
+        }
+    ),
     "image_gates": lambda: plots.image_gates(
         np.zeros((2, 3, 4, 4), "uint8"), [np.full((2, 2), 0.5), np.eye(2)], ["cat", "dog"]
     ),
@@ -198,6 +205,8 @@ SAID = {
     "weights_by_layer": "most in layer1 with 2 channels: from 0.5 to 1.5. "
     "|γ| over its layer's mean spreads least in layer2 with 2 channels: 1.",
     "gate_channels": "the heaviest, with 90 per cent of the weight, from 0.25 to 0.75, 98 per cent",
+    "channels_removed": "by |γ| of NAM: points of top-1 above chance over channels removed in "
+    "every block, per cent: smallest first from 2 to 3; largest first from 2 to −3;",
     "image_gates": "the gate of one channel over each: cat 0.5; dog from 0 to 1.",
 }
 
