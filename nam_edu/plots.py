@@ -1016,7 +1016,7 @@ def channels_removed(differences):
             },
             hlines={"at random": 0},
         )
-        low, high = axis.get_ylim()
-        axis.set_ylim(low, high + 0.35 * (high - low))  # room for the legend
+    low, high = axes[1].get_ylim()  # of both
+    axes[1].set_ylim(low, high + 0.35 * (high - low))  # room for the legend
     axes[1].set_ylabel("")
     return figure
