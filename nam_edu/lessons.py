@@ -262,9 +262,14 @@ def lesson_pair():
 
 
 def results(name):
-    """The rows, as dictionaries of strings, of a table of this course's own measurements: "runs",
-    "curves", "gates", "fixed" or "removed" (results/attention.md says what is in them). Raises
-    LessonError outside a clone of the repository."""
+    """The rows, as dictionaries of strings, of a table of this course's own measurements: of the
+    pilot "runs", "curves", "gates", "fixed" or "removed", of the second round "runs2", "curves2",
+    "gates2" or "fixed2", which are empty before its first run (results/attention.md says what is in
+    them). Raises LessonError outside a clone of the repository."""
+    of_round_two = name.endswith("2") and name[:-1] in ("runs", "curves", "gates", "fixed")
+    page = _in_the_clone("results", "attention.md")
+    if of_round_two and not page.with_name(f"{name}.csv").is_file():
+        return []
     with open(_in_the_clone("results", f"{name}.csv"), newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
