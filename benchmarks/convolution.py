@@ -1,9 +1,10 @@
 """Which way of computing a convolution is the fastest for which shape:
 python -m benchmarks.convolution [--out results/convolution.md].
 
-The choice in nam_edu/convolution.py stands on these numbers: processor time of forward and backward
-for every shape of ResNet-18 and ResNet-50 at 32x32 with the 7x7 stem, batch 128, and of the next
-larger map. One thread, since other work on the machine disturbs processor time least.
+The choice in nam_edu.machinery.convolution stands on these numbers: processor time of forward and
+backward for every shape of ResNet-18 and ResNet-50 at 32x32 with the 7x7 stem, batch 128, of the
+narrow networks of the lessons, and of larger maps. One thread, since other work on the machine
+disturbs processor time least.
 """
 
 from __future__ import annotations
@@ -16,8 +17,16 @@ import time
 # map, in, out, kernel, stride
 SHAPES = [
     (32, 3, 64, 7, 2),
+    (32, 12, 12, 3, 1),
+    (32, 64, 64, 3, 1),
+    (16, 24, 24, 3, 1),
     (16, 64, 64, 3, 1),
+    (8, 16, 16, 3, 1),
+    (8, 32, 32, 3, 1),
+    (4, 32, 32, 3, 1),
+    (2, 64, 64, 3, 1),
     (8, 64, 64, 3, 1),
+    (8, 128, 128, 3, 1),
     (8, 64, 64, 1, 1),
     (8, 64, 256, 1, 1),
     (8, 256, 64, 1, 1),
@@ -49,6 +58,7 @@ def ways(paddle, size, c_in, c_out, kernel, stride):
     import paddle.nn.functional as F
 
     from nam_edu.machinery import convolution as C
+    from nam_edu.machinery import onednn
 
     weight = paddle.randn([c_out, c_in, kernel, kernel])
     weight.stop_gradient = False
@@ -70,6 +80,9 @@ def ways(paddle, size, c_in, c_out, kernel, stride):
     )
     if kernel == 3 and stride == 1:
         yield "winograd", last, weight, lambda: C._Winograd.apply(last, weight, (p, p, p, p))
+    if onednn.available():
+        how = (stride, stride), (p, p, p, p)
+        yield "oneDNN", last, weight, lambda: onednn.conv2d(last, weight, None, *how)
     yield (
         "chosen",
         last,
@@ -92,7 +105,7 @@ def main():
 
     THREADS["OMP_NUM_THREADS"] = "1"
 
-    names, rows = ("Paddle", "gathered", "winograd", "chosen"), []
+    names, rows = ("Paddle", "gathered", "winograd", "oneDNN", "chosen"), []
     for shape in SHAPES:
         contenders = list(ways(paddle, *shape))
         best = {}

@@ -648,9 +648,13 @@ def growth(rounds):
     return "\n".join(text)
 
 
-def provenance(module, arguments):
-    from importlib import metadata
+def commit():
+    ask = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(ask, capture_output=True, text=True).stdout.strip() or "unknown"
 
+
+def provenance(module, arguments):
+    import nam_edu
     from nam_edu.machinery.doctor import installed
     from nam_edu.training import machine
 
@@ -664,8 +668,8 @@ def provenance(module, arguments):
     return (
         f"`{' '.join(['python -m', module, *arguments])}`"
         + f", {time.strftime('%Y-%m-%d')}, {machine()}, {cores()} threads, Python "
-        f"{platform.python_version()}, {versions}, nam_edu {metadata.version('nam_edu')}. "
-        "Median [lowest to highest round]."
+        f"{platform.python_version()}, {versions}, nam_edu {nam_edu.__version__}, "
+        f"commit {commit()}. Median [lowest to highest round]."
     )
 
 

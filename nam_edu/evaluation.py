@@ -127,6 +127,61 @@ def wilson_interval(right, n, z=1.959964):
     return max(0.0, 100 * (centre - half)), min(100.0, 100 * (centre + half))
 
 
+def student_t(n, confidence=0.95):
+    """Student's t of n values, two-sided: what a normal interval's 1.96 becomes where the spread is
+    estimated from the same n values. 6 values and 0.95 give 2.5706.
+
+    Raises ValueError for fewer than two values or a confidence that is not between 0 and 1.
+    """
+    if n < 2 or not 0 < confidence < 1:
+        raise ValueError("Student's t needs at least two values and a confidence between 0 and 1")
+    freedom = n - 1
+
+    def inside(angle):
+        """The probability between -t and t, t = sqrt(freedom) * tan(angle): a finite sum."""
+        term, total = 1.0, 0.0
+        odd = freedom % 2
+        if odd:
+            term = math.cos(angle)
+        for k in range(freedom // 2):
+            total += term
+            term *= math.cos(angle) ** 2 * (2 * k + 1 + odd) / (2 * k + 2 + odd)
+        total *= math.sin(angle)
+        return 2 / math.pi * (angle + total) if odd else total
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(80):  # halved until it is exact
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < confidence else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def mean_interval(values, confidence=0.95):
+    """The interval of the mean of at least two values by Student's t: (low, high)."""
+    values = np.asarray(values, float)
+    half = student_t(len(values), confidence) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def verdict(values, margin):
+    """The word that differences in pairs earn against a margin, by the rule of this course's second
+    round (results/protocol.md):
+
+    "equal": the 90 % interval of the mean lies between -margin and +margin; "equal, not zero": the
+    same, and the 95 % interval leaves out 0; "above", "below": the 90 % interval lies beyond the
+    margin; "higher", "lower": the 95 % interval leaves out 0, and no more can be said; "undecided".
+    """
+    (low, high), (low_95, high_95) = mean_interval(values, 0.90), mean_interval(values, 0.95)
+    zero = low_95 <= 0 <= high_95
+    if -margin < low and high < margin:
+        return "equal" if zero else "equal, not zero"
+    if low >= margin or high <= -margin:
+        return "above" if low >= margin else "below"
+    if zero:
+        return "undecided"
+    return "higher" if low_95 > 0 else "lower"
+
+
 def predict(network, images, batch_size=256):
     """Logits of uint8 images: (N, 3, 32, 32) -> (N, classes) float32, in inference mode, with the
     normalisation that the network carries."""
@@ -290,6 +345,22 @@ def gates(network, images, batch_size=256):
             float(weights.max()),
         )
     return result
+
+
+def gate_maps(network, images, layer, batch_size=256):
+    """The gates of one NAM layer, by its name, over uint8 images (N, 3, H, W), in inference mode:
+    (N, C, h, w). Raises ValueError where the network has no NAM layer of this name."""
+    layers, kept = dict(nam_layers(network)), []
+    if layer not in layers:
+        raise ValueError(f"no NAM layer is called {layer!r}: choose one of {', '.join(layers)}")
+    hook = layers[layer].register_forward_post_hook(
+        lambda nam, inputs, _: kept.append(F.sigmoid(nam.logits(inputs[0])).numpy())
+    )
+    try:
+        predict(network, images, batch_size)
+    finally:
+        hook.remove()
+    return np.concatenate(kept)
 
 
 class FixedGate(nn.Layer):

@@ -15,7 +15,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import paddle
 
+from .attention import ChannelNAM, nam_layers
 from .backend import profile, runs_elsewhere
 from .data import locate_cifar100
 from .machinery.errors import NamEduError, shell_command
@@ -142,6 +144,37 @@ def _verdict(guess, found):
     return f"off by {abs(guessed - number):.2g}"
 
 
+def gates_of_a_new_network(network, images, batch_size=128):
+    """{name of a NAM layer: (channels, gate, largest |x_hat|)} of a network on the first images
+    (N, 3, H, W) uint8, in training mode, as its first training step sees them; gate (N, C, h, w).
+
+    The images are standardised by their own mean and standard deviation. Running statistics move.
+    """
+    seen = {}
+
+    def watch(name):
+        def hook(layer, inputs, output):
+            gate = paddle.nn.functional.sigmoid(layer.logits(inputs[0])).numpy()
+            x = inputs[0].numpy().astype(np.float64)
+            x_hat = (x - x.mean((0, 2, 3), keepdims=True)) / np.sqrt(
+                x.var((0, 2, 3), keepdims=True) + 1e-5
+            )
+            seen[name] = (x.shape[1], gate, float(np.abs(x_hat).max()))
+
+        return hook
+
+    layers = [(n, la) for n, la in nam_layers(network) if isinstance(la, ChannelNAM)]
+    hooks = [layer.register_forward_post_hook(watch(name)) for name, layer in layers]
+    x = images[:batch_size].astype("float32")
+    x = (x - x.mean((0, 2, 3), keepdims=True)) / x.std((0, 2, 3), keepdims=True)
+    network.train()
+    with paddle.no_grad():
+        network(paddle.to_tensor(x))
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
 def golden(name):
     """The float64 arrays of an independent oracle, by their names (see tests/golden): "square_..."
     of a map (4, 8, 5, 5), "oblong_..." of (2, 5, 3, 8), each "channel", "spatial" or
@@ -230,9 +263,14 @@ def lesson_pair():
 
 
 def results(name):
-    """The rows, as dictionaries of strings, of a table of this course's own measurements: "runs",
-    "curves", "gates", "fixed" or "removed" (results/attention.md says what is in them). Raises
-    LessonError outside a clone of the repository."""
+    """The rows, as dictionaries of strings, of a table of this course's own measurements: of the
+    pilot "runs", "curves", "gates", "fixed" or "removed", of the second round "runs2", "curves2",
+    "gates2" or "fixed2", which are empty before its first run (results/attention.md says what is in
+    them). Raises LessonError outside a clone of the repository."""
+    of_round_two = name.endswith("2") and name[:-1] in ("runs", "curves", "gates", "fixed")
+    page = _in_the_clone("results", "attention.md")
+    if of_round_two and not page.with_name(f"{name}.csv").is_file():
+        return []
     with open(_in_the_clone("results", f"{name}.csv"), newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 

@@ -461,6 +461,98 @@ def gate_curve(spans):
     return figure
 
 
+@styled
+def gate_grid(columns):
+    """A channel from map to output, one column each: {title: (map, x_hat, gate, output)}, all
+    (H, W). The gate is drawn from 0 to 1; map and output share a colour scale in each column."""
+    rows = ("map x", "x̂", "gate\n0 to 1", "output\ngate · x")
+    width = {"width_ratios": [1] * len(columns) + [0.06]}
+    figure, axes = _figure(4, len(columns) + 1, height=4.5, gridspec_kw=width)
+    for column, (title, channel) in enumerate(columns.items()):
+        values, x_hat, gate, output = map(np.asarray, channel)
+        _say(
+            figure,
+            f"{' '.join(title.split())}: x̂ {_values(x_hat)}, gate {_values(gate)}, the output "
+            f"{_values(output)} where the map is {_values(values)}.",
+        )
+        bound = np.abs(values).max() or 1.0
+        own, fixed, gates = ("PuOr", -bound, bound), ("PuOr", -4, 4), ("viridis", 0, 1)
+        drawn = []
+        for axis, picture, (cmap, low, high) in zip(
+            axes[:, column], (values, x_hat, gate, output), (own, fixed, gates, own)
+        ):
+            drawn.append(axis.imshow(picture, cmap=cmap, vmin=low, vmax=high))
+            _bare(axis, title if axis is axes[0, column] else None)
+    for row, (axis, text) in enumerate(zip(axes[:, 0], rows)):
+        axis.set_ylabel(text, rotation=0, ha="right", va="center")
+        if row in (1, 2):  # the scales that all columns share
+            figure.colorbar(drawn[row], cax=axes[row, -1])
+        else:
+            axes[row, -1].axis("off")
+    return figure
+
+
+@styled
+def channel_rows(rows, names, *, limits=None, digits=None, height=1.25):
+    """The channels of small maps as pictures: {title: (C, H, W)}, one row each with one colour
+    scale and its bar; `names` stand above the channels. limits {title: (low, high)}; `digits`
+    writes the values in."""
+    figure, axes = _figure(len(rows), len(names), height=height * len(rows) + 0.2)
+    for row, (title, maps) in enumerate(rows.items()):
+        maps = np.asarray(maps, float)
+        low, high = (limits or {}).get(title, (maps.min(), maps.max()))
+        said = ", ".join(f"{name} {_values(m)}" for name, m in zip(names, maps))
+        _say(figure, f"{title}, {len(names)} channels of {_size(maps)} pixels: {said}.")
+        for axis, name, picture in zip(axes[row], names, maps):
+            drawn = axis.imshow(picture, cmap="viridis", vmin=low, vmax=high)
+            _bare(axis, name if row == 0 else None)
+            for (i, j), value in np.ndenumerate(picture) if digits is not None else ():
+                axis.text(
+                    j,
+                    i,
+                    f"{value:.{digits}f}",
+                    ha="center",
+                    va="center",
+                    fontsize=6,
+                    color="black" if value > low + 0.6 * (high - low) else "white",
+                )
+        words = title.replace(", ", ",\n")
+        axes[row, 0].set_ylabel(words, rotation=0, ha="right", va="center")
+        figure.colorbar(drawn, ax=list(axes[row]), pad=0.01)
+    return figure
+
+
+@styled
+def points(groups, xlabel, ylabel, *, lines_at=None, log=False, height=2.9):
+    """Points of several groups, {label: (x, y)}; lines_at {label: (x, y)} are dashed, and `log`
+    makes both axes logarithmic."""
+    figure, axes = _figure(height=height)
+    axis = axes[0, 0]
+    for i, (label, (x, y)) in enumerate((lines_at or {}).items()):
+        style = ("--", ":", "-.")[i % 3]
+        axis.plot(x, y, color="#666666", linewidth=1.1, linestyle=style, label=label)
+    for i, (label, (x, y)) in enumerate(groups.items()):
+        axis.plot(
+            x,
+            y,
+            linestyle="",
+            marker=MARKERS[i % 8],
+            color=COLOURS[i % 8],
+            markerfacecolor=COLOURS[i % 8] if i == 0 else "none",  # shows what lies below it
+            markersize=5 + i,
+            label=label,
+        )
+        _say(figure, f"{label}, {len(x)} points: {xlabel} {_values(x)}, {ylabel} {_values(y)}.")
+    for label, (x, y) in (lines_at or {}).items():
+        ends = f"from {_number(y[0])} at {_number(x[0])} to {_number(y[-1])} at {_number(x[-1])}"
+        _say(figure, f"Dashed, {label}: {ends}.")
+    if log:
+        axis.set(xscale="log", yscale="log")
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 # ------------------------------------------------------------------------------------- network
 
 
@@ -872,3 +964,162 @@ def gamma_explorer(history, expected=None):
         [layer, play, slider], layout={"flex_flow": "row wrap", "max_width": "100%"}
     )
     display({**ipywidgets.VBox([controls, shown])._repr_mimebundle_(), **bundle}, raw=True)
+
+
+# ------------------------------------------------------------- what was found (lessons 5 and 6)
+
+
+@styled
+def intervals(differences, margin, title=""):
+    """Differences in pairs {title: values}, in points of top-1: mean, 90 % interval (thick) and
+    95 % interval (thin) of each, on a band that reaches from -margin to +margin."""
+    from .evaluation import mean_interval  # late: it loads Paddle
+
+    figure, axes = _figure(height=1.25 + 0.32 * len(differences))
+    axis = axes[0, 0]
+    points = f"{margin:g} point{'' if margin == 1 else 's'}"
+    band = f"less than {points} either way"
+    axis.axvspan(-margin, margin, color=YELLOW, alpha=0.3, linewidth=0, label=band)
+    axis.axvline(0, color="#666666", linewidth=1, linestyle="--")
+    for i, (name, values) in enumerate(differences.items()):
+        mean = np.mean(values)
+        for confidence, width in ((0.95, 1.4), (0.90, 4.5)):
+            low, high = mean_interval(values, confidence)
+            axis.plot(
+                [low, high],
+                [i, i],
+                color=BLUE,
+                linewidth=width,
+                solid_capstyle="butt",
+                label=None if i else f"{100 * confidence:.0f} % interval",
+            )
+        axis.plot(mean, i, "o", color="white", markeredgecolor=BLUE, markersize=6)
+        # low and high are those of the 90 % interval now
+        place = "inside" if -margin < low and high < margin else "not inside"
+        said = f"{name}: mean {mean:+.2f}, 90 % interval {low:+.2f} to {high:+.2f}"
+        _say(figure, f"{said.replace('-', '−')}, {place} the band of {points}.")
+    axis.set_yticks(range(len(differences)), list(differences))
+    axis.set(xlabel="points of top-1", title=title, ylim=(len(differences) - 0.4, -0.6))
+    axis.grid(False, axis="y")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def weights_by_layer(history, title=""):
+    """|gamma| over the mean of its layer at the end of training, {layer: (epochs + 1, C)}: each
+    point is a channel, and its weight W times C; 1 is an equal share."""
+    from .evaluation import weight_shares  # late: it loads Paddle
+
+    figure, axes = _figure(height=2.9)
+    axis = axes[0, 0]
+    shares = {
+        name.removesuffix(".attention.channel"): weight_shares(rows[-1]) * rows.shape[1]
+        for name, rows in history.items()
+    }
+    for i, share in enumerate(shares.values()):
+        place = i + np.linspace(-0.32, 0.32, len(share))
+        axis.plot(place, share, ".", color=BLUE, markersize=3.5, alpha=0.6)
+    axis.axhline(1, color="#666666", linewidth=1, linestyle="--")
+    names = [f"{name}\nC = {len(share)}" for name, share in shares.items()]
+    axis.set_xticks(range(len(names)), names, fontsize=8)
+    axis.set(ylabel="|γ| over the layer's mean", title=title)
+    axis.grid(False, axis="x")
+    for what, choose in (("most", max), ("least", min)):
+        name = choose(shares, key=lambda name: shares[name].std())
+        _say(
+            figure,
+            f"|γ| over its layer's mean spreads {what} in {name} with {len(shares[name])} "
+            f"channels: {_values(shares[name])}.",
+        )
+    return figure
+
+
+@styled
+def gate_channels(gates, weights, title=""):
+    """The gates of one layer, (N, C, h, w), channel by channel, the heaviest first: from the
+    smallest to the largest, and the middle 98 per cent. weights: W, (C,)."""
+    channels = np.moveaxis(np.asarray(gates), 1, 0).reshape(len(weights), -1)  # (C, N*h*w)
+    order = np.argsort(-np.asarray(weights), kind="stable")
+    figure, axes = _figure(height=3.0)
+    axis = axes[0, 0]
+    for place, i in enumerate(order):
+        values = channels[i]
+        low, high = np.percentile(values, (1, 99))
+        parts = (
+            ((values.min(), values.max()), SKY, 4, "smallest to largest"),
+            ((low, high), BLUE, 8, "middle 98 per cent"),
+        )
+        for ends, colour, width, label in parts:
+            axis.plot(
+                [place, place],
+                ends,
+                color=colour,
+                linewidth=width,
+                solid_capstyle="butt",
+                label=label if place == 0 else None,
+            )
+    axis.axhline(0.5, color="black", linewidth=1, linestyle="--", label="½")
+    axis.set_xticks(range(len(order)), [f"{100 * weights[i]:.0f} %" for i in order], fontsize=8)
+    axis.set(
+        xlabel="share W of the channel, heaviest first", ylabel="gate", ylim=(0, 1), title=title
+    )
+    axis.grid(False, axis="x")
+    axis.legend(loc="upper right", ncols=3)
+    first, second = channels[order[0]], channels[order[1]]
+    _say(
+        figure,
+        f"{title or 'A layer'}, the gates of {len(weights)} channels: the heaviest, with "
+        f"{100 * weights[order[0]]:.0f} per cent of the weight, from {first.min():.2f} to "
+        f"{first.max():.2f}, 98 per cent of them from {np.percentile(first, 1):.2f} to "
+        f"{np.percentile(first, 99):.2f}; the next from {second.min():.2f} to {second.max():.2f}.",
+    )
+    return figure
+
+
+@styled
+def image_gates(images, gates, titles=None):
+    """Images (3, H, W) uint8 in a row, and below each the gate of one channel over it, (h, w), in
+    colours from 0 to 1."""
+    count = len(images)
+    figure, axes = _figure(2, count, height=0.3 + 2 * 0.98 * PAGE / (count + 0.6))
+    for column, (image, gate) in enumerate(zip(images, gates)):
+        axes[0, column].imshow(_picture(image))
+        drawn = axes[1, column].imshow(gate, cmap="viridis", vmin=0, vmax=1)
+        _bare(axes[0, column], titles[column] if titles else None, 7.5)
+        _bare(axes[1, column])
+    figure.colorbar(drawn, ax=axes[1, :], label="gate", pad=0.01, ticks=(0, 0.5, 1))
+    lowest = "; ".join(f"{t} {_values(g)}" for t, g in zip(titles or range(count), gates))
+    _say(figure, f"{count} images and the gate of one channel over each: {lowest}.")
+    return figure
+
+
+@styled
+def channels_removed(differences):
+    """Points of top-1 above chance when channels are removed, by the |gamma| of NAM and of the
+    batch norm before it, smallest and largest first: {(of, order): {share: values of the
+    networks}}. Lines are means, bands reach from the lowest to the highest."""
+    figure, axes = panels(2, height=2.8, share_y=True)
+    titles = {"nam": "by |γ| of NAM", "bn": "by |γ| of the batch norm before it"}
+    for axis, (of, title) in zip(axes, titles.items()):
+        curves = {
+            label: differences[of, order]
+            for label, order in (("smallest first", "lowest"), ("largest first", "highest"))
+        }
+        lines(
+            [100 * share for share in curves["smallest first"]],
+            {label: [np.mean(v) for v in by_share.values()] for label, by_share in curves.items()},
+            "channels removed in every block, per cent",
+            "points of top-1 above chance",
+            title,
+            ax=axis,
+            bands={
+                label: ([np.min(v) for v in c.values()], [np.max(v) for v in c.values()])
+                for label, c in curves.items()
+            },
+            hlines={"at random": 0},
+        )
+    low, high = axes[1].get_ylim()  # of both
+    axes[1].set_ylim(low, high + 0.35 * (high - low))  # room for the legend
+    axes[1].set_ylabel("")
+    return figure

@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
@@ -46,6 +47,26 @@ def tidy(notebook):
         cell.outputs = kept
 
 
+def slowest(notebook):
+    """(seconds, id) of the cell that took the longest; before `tidy`."""
+
+    def moment(cell, what):
+        return datetime.fromisoformat(cell.metadata["execution"][what].replace("Z", "+00:00"))
+
+    ran = [
+        cell
+        for cell in notebook.cells
+        if "shell.execute_reply" in cell.metadata.get("execution", {})
+    ]
+    return max(
+        (
+            (moment(c, "shell.execute_reply") - moment(c, "iopub.execute_input")).total_seconds(),
+            c.id,
+        )
+        for c in ran
+    )
+
+
 def refresh(path):
     notebook = nbformat.read(path, as_version=4)
     started = time.perf_counter()
@@ -55,12 +76,13 @@ def refresh(path):
         kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()
+    seconds, cell = slowest(notebook)
     tidy(notebook)
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
     print(
-        f"{path.relative_to(HERE)}: {time.perf_counter() - started:.0f} s, "
-        f"{path.stat().st_size // 1024} KB",
+        f"{path.relative_to(HERE)}: {time.perf_counter() - started:.0f} s, {seconds:.0f} of them "
+        f"in the cell {cell}; {path.stat().st_size // 1024} KB",
         flush=True,
     )
 

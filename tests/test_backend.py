@@ -320,6 +320,17 @@ def test_the_doctor_measures_matrix_products(capsys):
     assert 1 < float(line.split()[2]) < 1e6 and "set for the CPU" in out
 
 
+@pytest.mark.parametrize(
+    "choice, words", [("paddle", "Paddle's kernels"), ("products", "products")]
+)
+def test_the_doctor_says_which_convolutions_are_used(choice, words, monkeypatch, capsys):
+    monkeypatch.setenv("NAM_EDU_CONVOLUTION", choice)
+    doctor.examine()
+    lines = capsys.readouterr().out.splitlines()
+    (first,) = [i for i, line in enumerate(lines) if line.startswith("convolutions")]
+    assert words in lines[first] and " ms, Paddle alone " in lines[first + 1]
+
+
 def test_the_doctor_says_where_it_cannot_write(monkeypatch, capsys):
     from nam_edu.machinery import shapes100
 

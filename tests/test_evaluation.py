@@ -15,6 +15,7 @@ from nam_edu.evaluation import (
     evaluate,
     fixed_gates,
     gamma_table,
+    gate_maps,
     gates,
     importance,
     predict,
@@ -232,10 +233,17 @@ def test_gates(nam_network, archive):
             (found[name].profile_std, profile.std()),
         ):
             np.testing.assert_allclose(got, right, atol=1e-4)
+        maps = gate_maps(nam_network, images, name, batch_size=16)
+        np.testing.assert_allclose(maps, gate, atol=1e-4)
         gamma = np.abs(layer.bn.weight.numpy())
         np.testing.assert_allclose(
             found[name].weights_high, len(gamma) * gamma.max() / gamma.sum(), rtol=1e-5
         )
+
+
+def test_gate_maps_of_a_layer_that_is_not_there(nam_network, archive):
+    with pytest.raises(ValueError, match="no NAM layer is called 'layer9': choose one of layer1.0"):
+        gate_maps(nam_network, archive.test.images[:4], "layer9")
 
 
 def test_fixed_gates_of_one_half_are_what_zero_gammas_give(nam_network, archive):

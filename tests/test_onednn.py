@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nam_edu.machinery import convolution, onednn
+from nam_edu.machinery import convolution, dnnl, onednn
 
 needs_it = pytest.mark.skipif(not onednn.available(), reason=f"no oneDNN: {onednn.why_not()}")
 
@@ -189,12 +189,12 @@ def test_max_pooling(shape, kernel, stride, padding):
 @needs_it
 def test_primitives_work_in_a_scratchpad_of_the_thread():
     """In oneDNN's own, see below, errors come to light late and elsewhere."""
-    onednn._thread().buffers.clear()
+    dnnl.thread().buffers.clear()
     values_and_gradients(
         lambda *t: onednn.conv2d(*t, (2, 2), (0, 0, 0, 0)),
         *(tensor(3, 9, 6, 9), tensor(17, 9, 1, 1), tensor(17)),
     )
-    assert "scratchpad" in onednn._thread().buffers
+    assert "scratchpad" in dnnl.thread().buffers
 
 
 @needs_it

@@ -136,6 +136,19 @@ DRAWN = {
         np.zeros((3, 4, 4), "uint8"), np.array([[[-1.0, 2.0]]]), ["same"]
     ),
     "gate_curve": lambda: plots.gate_curve({"C = 4": (0.25, 0.75)}),
+    "gate_grid": lambda: plots.gate_grid(
+        {"C = 2": (np.diag([1.0, 2]), np.diag([1.0, 2]), np.full((2, 2), 0.5), np.eye(2))}
+    ),
+    "channel_rows": lambda: plots.channel_rows(
+        {"gate, right": np.array([[[0.5, 0.5]], [[0.25, 0.75]]])}, ["first", "last"], digits=2
+    ),
+    "points": lambda: plots.points(
+        {"sample": ([4, 16], [0.25, 0.06])},
+        "C",
+        "|gate − ½|",
+        lines_at={"x̂ = 1": ([4, 16], [0.0625, 0.015625])},
+        log=True,
+    ),
     "block_diagram": lambda: plots.block_diagram({"a block": (STEPS, "x as it is")}),
     "stage_sizes": lambda: plots.stage_sizes({"stem a": [32, 16]}, ["image", "stage 1"]),
     "map_rows": lambda: plots.map_rows(
@@ -163,6 +176,26 @@ DRAWN = {
     "gamma_heatmap": lambda: plots.gamma_heatmap(np.array([[1, 1], [0.25, 0.5]]), "layer1"),
     "gate_ranges": lambda: plots.gate_ranges(GATES),
     "gamma_at": lambda: plots.gamma_at({"layer1": np.array([[1, 1], [0.25, 0.5]])}, "layer1", 1),
+    "intervals": lambda: plots.intervals({"a − b": [0.1, 0.2, 0.3], "c − d": [0, 3]}, 1.0),
+    "weights_by_layer": lambda: plots.weights_by_layer(
+        {
+            "layer1.attention.channel": np.array([[1, 1], [0.25, 0.75]]),
+            "layer2": np.array([[1, 1], [0.5, -0.5]]),
+        }
+    ),
+    "gate_channels": lambda: plots.gate_channels(
+        np.array([[[[0.5, 0.5]], [[0.25, 0.75]]]]), np.array([0.1, 0.9]), "layer1"
+    ),
+    "channels_removed": lambda: plots.channels_removed(
+        {
+            (of, order): {0.1: [1.0, 3.0], 0.5: [sign, 5.0 * sign]}
+            for of in ("nam", "bn")
+            for order, sign in (("lowest", 1), ("highest", -1))
+        }
+    ),
+    "image_gates": lambda: plots.image_gates(
+        np.zeros((2, 3, 4, 4), "uint8"), [np.full((2, 2), 0.5), np.eye(2)], ["cat", "dog"]
+    ),
 }
 STEPS = [
     ("x", (2, 4, 4)),
@@ -187,6 +220,11 @@ SAID = {
     "heatmap": "values from 1 to 7, the largest in row b, column c.",
     "image_and_maps": "same from −1 to 2.",
     "gate_curve": "C = 4 from 0.25 to 0.75.",
+    "gate_grid": "C = 2: x̂ from 0 to 2, gate 0.5, the output from 0 to 1 where the map is from 0 "
+    "to 2.",
+    "channel_rows": "gate, right, 2 channels of 1×2 pixels: first 0.5, last from 0.25 to 0.75.",
+    "points": "sample, 2 points: C from 4 to 16, |gate − ½| from 0.06 to 0.25. "
+    "Dashed, x̂ = 1: from 0.0625 at 4 to 0.0156 at 16.",
     "block_diagram": "a block, with the shapes (C, H, W): x (2, 4, 4), conv 3×3 (3, 2, 2), "
     "batch norm, attention, +, relu, y (3, 2, 2). Shortcut to the +: x as it is.",
     "stage_sizes": "with stem a: image 32, stage 1 16.",
@@ -202,6 +240,14 @@ SAID = {
     "gamma_heatmap": "channels of layer1: 1 before training, from 0.25 to 0.5 after epoch 1.",
     "gate_ranges": "The widest of 2 ranges of the gate: layer1, from 0.2500 to 0.7500.",
     "gamma_at": "|γ| of 2 channels from 0.25 to 0.5; weights W times C from 0.667 to 1.33.",
+    "intervals": "a − b: mean +0.20, 90 % interval +0.03 to +0.37, inside the band of 1 point. "
+    "c − d: mean +1.50, 90 % interval −7.97 to +10.97, not inside the band of 1 point.",
+    "weights_by_layer": "most in layer1 with 2 channels: from 0.5 to 1.5. "
+    "|γ| over its layer's mean spreads least in layer2 with 2 channels: 1.",
+    "gate_channels": "the heaviest, with 90 per cent of the weight, from 0.25 to 0.75, 98 per cent",
+    "channels_removed": "by |γ| of NAM: points of top-1 above chance over channels removed in "
+    "every block, per cent: smallest first from 2 to 3; largest first from 2 to −3;",
+    "image_gates": "the gate of one channel over each: cat 0.5; dog from 0 to 1.",
 }
 
 

@@ -3,8 +3,10 @@
 Maps whose channels lie last in memory, (N, H, W, C), are the rows of one matrix: convolutions,
 batch norms and gates of a whole batch become few large operations. What is known here, it is known
 by its exact type (`KNOWN`), and only as long as nobody has given it a `forward` or a hook of its
-own. Every other layer, such as an attention that somebody wrote, is called as it is, on
-(N, C, H, W). So a layer that does something else than its type says is slower here, never wrong.
+own. Layers that follow one another (batch norm and relu; the end of a block) are taken together
+where oneDNN can do them in one pass. Every other layer, such as an attention that somebody wrote,
+is called as it is, on (N, C, H, W). So a layer that does something else than its type says is
+slower here, never wrong.
 
 `NAM_EDU_CONVOLUTION=paddle` switches all of this off. Gradients are Paddle's own up to rounding;
 for what they cannot do see `operation`.

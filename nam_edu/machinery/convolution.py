@@ -1,9 +1,12 @@
-"""Convolutions that are fast on a CPU: matrix products for the whole batch, where that pays.
+"""Convolutions that are fast on a CPU, by the way that is the fastest for a shape.
 
 Optional: without it (NAM_EDU_CONVOLUTION=paddle) everything works, slower. Paddle's own CPU kernel
 multiplies image by image; on small maps these products are too small to keep a processor busy. Here
 the maps lie in memory channels last, (N, H, W, C), so that the pixels of the whole batch are the
-rows of one matrix. The choice by shape, from the measurements in results/convolution.md:
+rows of one matrix. `_by_products` chooses, after the measurements in results/convolution.md: oneDNN
+(see `onednn`), or one of three ways to write a convolution as matrix products, which are faster on
+the smallest maps, and on all small ones where there is no oneDNN (macOS,
+NAM_EDU_CONVOLUTION=products):
 
     pixels     1x1 kernel, or a kernel as large as the map: the rows as they are times the weights
     winograd   3x3 kernel, stride 1, maps up to 8x8: Winograd's algorithm (Lavin and Gray,
@@ -12,8 +15,8 @@ rows of one matrix. The choice by shape, from the measurements in results/convol
     gathered   other kernels on maps up to 8x8, and the stem: each output pixel's window is
                gathered into a row, then one product with the weights
 
-Larger maps, groups, dilation, other types and a GPU go to Paddle's kernel. Values and gradients are
-Paddle's own up to rounding; for what they cannot do see `operation`.
+What none of them does goes to Paddle's kernel. Values and gradients are Paddle's own up to
+rounding; for what they cannot do see `operation`.
 """
 
 from __future__ import annotations
@@ -104,7 +107,8 @@ def _by_products(x, weight, stride, dilation, groups):
         return True
     if single:  # without gradients oneDNN takes batch norm and relu along
         return training and pixels <= 8 * 8
-    return tuple(stride) == (1, 1) and pixels <= 4 * 4 and channels >= (64 if training else 128)
+    fewest = 128 if not training else 48 if pixels <= 4 * 4 else 96
+    return tuple(stride) == (1, 1) and pixels <= 8 * 8 and channels >= fewest
 
 
 # ------------------------------------------------------------------------ weights made ready

@@ -82,6 +82,42 @@ def matrix_product_rate(paddle, size=1024, seconds=0.5):
     return 2 * size**3 / best / 1e9
 
 
+def convolution_times(paddle, repeats=5):
+    """Milliseconds of a 3x3 convolution forward and backward, on 32 maps of 64 channels and 16x16
+    pixels, best of the repeats: (by nam_edu, by Paddle's own kernel)."""
+    from .convolution import conv2d
+
+    x, weight = paddle.rand([32, 16, 16, 64]), paddle.rand([64, 64, 3, 3])
+    x.stop_gradient = weight.stop_gradient = False
+    swapped = x.detach().transpose([0, 3, 1, 2]).contiguous()
+    swapped.stop_gradient = False
+
+    def best(run):
+        times = []
+        for _ in range(repeats + 1):  # the first one makes ready
+            started = time.perf_counter()
+            run().sum().backward()
+            times.append(1000 * (time.perf_counter() - started))
+        return min(times)
+
+    return (
+        best(lambda: conv2d(x, weight, padding=(1, 1))),
+        best(lambda: paddle.nn.functional.conv2d(swapped, weight, padding=1)),
+    )
+
+
+def convolution_path():
+    """Which kernels the networks of this package use, in words."""
+    from . import onednn
+    from .convolution import switched_off
+
+    if switched_off():
+        return "Paddle's kernels (NAM_EDU_CONVOLUTION=paddle, or several processes)"
+    if onednn.available():
+        return "oneDNN of Paddle's wheel, and matrix products"
+    return f"matrix products on small maps, else Paddle's kernels ({onednn.why_not()})"
+
+
 def problems(cpu, gpu, version, nvidia, cuda_build):
     """What is wrong with the installed Paddle, in sentences that say how to fix it.
 
@@ -170,6 +206,13 @@ def _examine_paddle(missing):
             f"{', '.join(f'{n}={v}' for n, v in tuned.items()) or 'nothing'}"
         )
         print(f"{'matrix products':<22} {matrix_product_rate(paddle):.0f} GFLOP/s")
+        if paddle.device.get_device() == "cpu":
+            print(f"{'convolutions':<22} {convolution_path()}")
+            ours, theirs = convolution_times(paddle)
+            print(
+                f"{'':<22} 3x3, 64 channels, 16x16, batch 32, with gradients: {ours:.1f} ms, "
+                f"Paddle alone {theirs:.1f} ms"
+            )
     except Exception as error:  # whatever a broken installation raises
         print(f"{'paddle':<22} does not work: {type(error).__name__}: {error}")
         if (cpu or gpu) and "numpy" not in missing:

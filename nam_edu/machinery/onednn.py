@@ -1,77 +1,24 @@
-"""oneDNN, as Paddle's wheels for Linux and Windows carry it, called on the tensors' own memory.
+"""The operations of a residual network by oneDNN, on maps channels last, (N, H, W, C) float32.
 
-Paddle itself does not use it in dynamic mode. Here are the operations of a residual network on maps
-that lie channels last, contiguous (N, H, W, C) float32. Where the library is missing or computes
-something else than Paddle, `available()` is False, and `why_not()` says why. The constants are
-those of oneDNN 3's dnnl_types.h, part of its stable interface.
-
-A *primitive* is a compiled loop for one shape: dear to make, cheap to run. Each thread keeps those
-that it used last. All of them work in a scratchpad of the thread's: in oneDNN's own one, which
-counts its users per thread, a primitive that another thread destroys leaves the rest without.
+Paddle carries the library and does not use it in dynamic mode. Where it is missing or computes
+something else than Paddle, `available()` is False, and `why_not()` says why.
 """
 
 from __future__ import annotations
 
-import collections
 import ctypes
 import math
 import os
 import threading
 from functools import cache, cached_property
-from pathlib import Path
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from . import dnnl
+from .dnnl import Refused
 from .operation import Operation
-
-MOST_KEPT = 512  # primitives and what belongs to them, of a thread
-
-POINTER, DIMS = ctypes.c_void_p, ctypes.c_int64 * 12
-CPU, IN_ORDER, F32, ANY_LAYOUT, OWN_SCRATCHPAD = 1, 1, 3, 1, 1
-TRAINING, INFERENCE, BACKWARD, DIRECT = 64, 96, 128, 1
-RELU, LOGISTIC, LINEAR, MAX, ADD, MULTIPLY, GREATER = 32, 41, 38, 511, 131056, 131057, 131063
-GLOBAL_STATISTICS, SCALE_AND_SHIFT, WITH_RELU = 1, 2 | 4, 8
-SRC, SRC_1, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT = 1, 2, 17, 33, 41, 49, 50, 51, 52
-WORKSPACE, SCRATCHPAD, DIFF_SRC, DIFF_DST, DIFF_WEIGHTS, DIFF_BIAS = 64, 80, 129, 145, 161, 169
-DIFF_SCALE, DIFF_SHIFT, LATER = 255, 256, 32768  # LATER * (i + 1) | SRC_1: of the i-th that follows
-ASK_WEIGHTS, ASK_DIFF_WEIGHTS, ASK_WORKSPACE, ASK_SCRATCHPAD = 131, 132, 135, 136
-
-
-class Refused(RuntimeError):
-    """oneDNN has no such primitive."""
-
-
-@cache
-def _library():
-    """The library, or a sentence that says why there is none."""
-    folder = Path(paddle.__file__).parent / "libs"
-    names = "libdnnl.so.3", "dnnl.dll", "mkldnn.dll"
-    found = [path for name in names for path in folder.glob(name)]
-    if not found:
-        return "this Paddle carries no oneDNN"
-    try:
-        library = ctypes.CDLL(str(found[0]))
-        library.dnnl_primitive_desc_query_md.restype = POINTER
-        library.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
-        library.dnnl_memory_set_data_handle.argtypes = [POINTER, POINTER]
-        engine = POINTER()
-        if library.dnnl_engine_create(ctypes.byref(engine), CPU, ctypes.c_size_t(0)):
-            return "Paddle's oneDNN refuses to work on this CPU"
-        library.engine = engine  # one for all threads, for good
-    except (OSError, AttributeError) as error:
-        return f"Paddle's oneDNN is not the one that is known here ({error})"
-    return library
-
-
-@cache
-def _openmp():
-    """The OpenMP that oneDNN computes with. Primitives hold for one number of threads."""
-    folder = Path(paddle.__file__).parent / "libs"
-    found = [path for name in ("libiomp5.so", "libiomp5md.dll") for path in folder.glob(name)]
-    return ctypes.CDLL(str(found[0]))
-
 
 _first_try = threading.Lock()
 
@@ -81,172 +28,12 @@ def why_not():
     if os.environ.get("NAM_EDU_CONVOLUTION") in ("paddle", "products"):
         return f"NAM_EDU_CONVOLUTION={os.environ['NAM_EDU_CONVOLUTION']}"
     with _first_try:
-        library = _library()
+        library = dnnl.library()
         return library if isinstance(library, str) else _unlike_paddle()
 
 
 def available():
     return why_not() is None
-
-
-# ------------------------------------------------------------------------ oneDNN's own objects
-
-
-class _Handle:
-    """An object of oneDNN, made by dnnl_<create>(..., *arguments) and destroyed with this one."""
-
-    # The first one that is in the name of a function is what it makes.
-    KINDS = (
-        "primitive_desc",
-        "primitive_attr",
-        "memory_desc",
-        "post_ops",
-        "primitive",
-        "memory",
-        "stream",
-    )
-
-    def __init__(self, create, *arguments):
-        library, self._as_parameter_ = _library(), POINTER()
-        status = getattr(library, f"dnnl_{create}")(ctypes.byref(self._as_parameter_), *arguments)
-        if status:
-            raise Refused(f"{create}: status {status}")
-        kind = next(kind for kind in self.KINDS if kind in create)
-        self.destroy = getattr(library, f"dnnl_{kind}_destroy")
-
-    def __del__(self):
-        if hasattr(self, "destroy"):
-            self.destroy(self._as_parameter_)
-
-
-class _Thread(threading.local):
-    """What one thread works with. A forked process starts anew."""
-
-    pid = None
-
-    def start(self):
-        self.pid, self.kept, self.buffers = os.getpid(), collections.OrderedDict(), {}
-        self.stream = _Handle("stream_create", _library().engine, IN_ORDER)
-        return self
-
-    def buffer(self, name, size):
-        """Address of `size` bytes, good until the next call with this name."""
-        if name not in self.buffers or self.buffers[name].nbytes < size + 64:
-            self.buffers[name] = np.empty(size + 64, np.uint8)
-        return _aligned(self.buffers[name])
-
-
-_of_thread = _Thread()
-
-
-def _thread():
-    return _of_thread if _of_thread.pid == os.getpid() else _of_thread.start()
-
-
-def _kept(make, *shape):
-    """make(*shape), the same object as last time in this thread."""
-    kept, key = _thread().kept, (make, shape, _openmp().omp_get_max_threads())
-    if key in kept:
-        kept.move_to_end(key)
-    else:
-        kept[key] = make(*shape)
-        if len(kept) > MOST_KEPT:
-            kept.popitem(last=False)
-    return kept[key]
-
-
-def _plain(*shape):
-    """Layout of a contiguous array."""
-    strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-    return _Handle("memory_desc_create_with_strides", len(shape), DIMS(*shape), F32, DIMS(*strides))
-
-
-def _map(n, h, w, c):
-    """Layout of a map (N, H, W, C); oneDNN names its axes in the order N, C, H, W."""
-    strides = DIMS(h * w * c, 1, w * c, c)
-    return _Handle("memory_desc_create_with_strides", 4, DIMS(n, c, h, w), F32, strides)
-
-
-def _size(layout):
-    return _library().dnnl_memory_desc_get_size(layout)
-
-
-class _Description:
-    """What a primitive is to do: dnnl_<kind>_primitive_desc_create(*arguments)."""
-
-    def __init__(self, kind, *arguments, after=()):
-        """after: what follows in the same pass: RELU, LOGISTIC, LINEAR (1 + x), or a pair of ADD or
-        MULTIPLY and the layout of the other operand."""
-        library, attributes = _library(), _Handle("primitive_attr_create")
-        library.dnnl_primitive_attr_set_scratchpad_mode(attributes, OWN_SCRATCHPAD)
-        if after:
-            chain = _Handle("post_ops_create")
-            for step in after:
-                if isinstance(step, tuple):
-                    library.dnnl_post_ops_append_binary(chain, *step)
-                else:
-                    one = ctypes.c_float(step == LINEAR)
-                    library.dnnl_post_ops_append_eltwise(chain, step, one, one)
-            library.dnnl_primitive_attr_set_post_ops(attributes, chain)
-        self.handle = _Handle(f"{kind}_primitive_desc_create", *arguments, attributes)
-        self._as_parameter_ = self.handle._as_parameter_
-
-    def layout(self, which):
-        """A layout that oneDNN has chosen; lives as long as this description."""
-        return POINTER(_library().dnnl_primitive_desc_query_md(self, which, 0))
-
-
-class _Primitive:
-    """A compiled loop and its arguments {number: layout}: called with an address for each."""
-
-    def __init__(self, description, arguments):
-        library, self.thread, self.description = _library(), _thread(), description
-        self.primitive = _Handle("primitive_create", description)
-        scratchpad = description.layout(ASK_SCRATCHPAD)
-        self.scratchpad = _size(scratchpad)
-        if self.scratchpad:
-            arguments = {**arguments, SCRATCHPAD: scratchpad}
-        self.memories = [
-            _Handle("memory_create", layout, library.engine, None) for layout in arguments.values()
-        ]
-        self.slots = [memory._as_parameter_ for memory in self.memories]
-        self.arguments = (_Argument * len(arguments))(*zip(arguments, self.slots))
-        self.place, self.execute = (
-            library.dnnl_memory_set_data_handle,
-            library.dnnl_primitive_execute,
-        )
-
-    def __call__(self, *addresses):
-        if self.scratchpad:
-            addresses += (self.thread.buffer("scratchpad", self.scratchpad),)
-        for slot, address in zip(self.slots, addresses):
-            self.place(slot, address)
-        count, stream = len(self.arguments), self.thread.stream
-        status = self.execute(self.primitive, stream, count, self.arguments)
-        if status:
-            raise RuntimeError(f"oneDNN could not compute: status {status}")
-
-
-class _Argument(ctypes.Structure):
-    _fields_ = [("number", ctypes.c_int), ("memory", POINTER)]
-
-
-def _empty(shape):
-    return paddle.empty(shape, "float32")
-
-
-def _address(array):
-    return array.__array_interface__["data"][0]
-
-
-def _aligned(buffer):
-    """The first address in a buffer at which a line of the cache begins."""
-    return _address(buffer) + -_address(buffer) % 64
-
-
-def _vector(tensor):
-    """The memory of a contiguous tensor (C,) as an array."""
-    return np.ctypeslib.as_array((ctypes.c_float * tensor.shape[0]).from_address(tensor.data_ptr()))
 
 
 def _wanted(*tensors):
@@ -276,65 +63,75 @@ class _Convolution:
         out_w = (w + left + right - dilation[1] * (kw - 1) - 1) // stride[1] + 1
         self.shape = [n, out_h, out_w, c_out]
         shape = weight if groups == 1 else (groups, c_out // groups, c // groups, kh, kw)
-        self.x, self.y, self.weight = _map(*x), _map(*self.shape), _plain(*shape)
-        self.any = _Handle("memory_desc_create_with_tag", len(shape), DIMS(*shape), F32, ANY_LAYOUT)
-        self.bias = _plain(c_out) if bias else None
-        dilation = DIMS(dilation[0] - 1, dilation[1] - 1)
-        self.how = DIMS(*stride), dilation, DIMS(top, left), DIMS(bottom, right)
-        self.description = _Description(
+        self.x, self.y, self.weight = (
+            dnnl.map_layout(*x),
+            dnnl.map_layout(*self.shape),
+            dnnl.plain_layout(*shape),
+        )
+        self.any = dnnl.Handle(
+            "memory_desc_create_with_tag", len(shape), dnnl.DIMS(*shape), dnnl.F32, dnnl.ANY_LAYOUT
+        )
+        self.bias = dnnl.plain_layout(c_out) if bias else None
+        dilation = dnnl.DIMS(dilation[0] - 1, dilation[1] - 1)
+        self.how = dnnl.DIMS(*stride), dilation, dnnl.DIMS(top, left), dnnl.DIMS(bottom, right)
+        self.description = dnnl.Description(
             "convolution_forward",
-            _library().engine,
-            TRAINING if training else INFERENCE,
-            DIRECT,
+            dnnl.library().engine,
+            dnnl.TRAINING if training else dnnl.INFERENCE,
+            dnnl.DIRECT,
             self.x,
             self.any,
             self.bias,
             self.y,
             *self.how,
-            after=[RELU] if relu else [],
+            after=[dnnl.RELU] if relu else [],
         )
-        packed = self.description.layout(ASK_WEIGHTS)
-        self.packed_size, self.pack = _size(packed), _reorder(self.weight, packed)
-        arguments = {SRC: self.x, WEIGHTS: packed, DST: self.y}
-        self.forward = _Primitive(
-            self.description, {**arguments, BIAS: self.bias} if bias else arguments
+        packed = self.description.layout(dnnl.ASK_WEIGHTS)
+        self.packed_size, self.pack = dnnl.size_of(packed), _reorder(self.weight, packed)
+        arguments = {dnnl.SRC: self.x, dnnl.WEIGHTS: packed, dnnl.DST: self.y}
+        self.forward = dnnl.Primitive(
+            self.description, {**arguments, dnnl.BIAS: self.bias} if bias else arguments
         )
 
     def __call__(self, x, packed, bias):
-        y = _empty(self.shape)
+        y = dnnl.empty(self.shape)
         biases = [] if bias is None else [bias.data_ptr()]
         self.forward(x.data_ptr(), packed, y.data_ptr(), *biases)
         return y
 
     @cached_property
     def to_x(self):
-        description = _Description(
+        description = dnnl.Description(
             "convolution_backward_data",
-            _library().engine,
-            DIRECT,
+            dnnl.library().engine,
+            dnnl.DIRECT,
             self.x,
             self.any,
             self.y,
             *self.how,
             self.description,
         )
-        packed = description.layout(ASK_WEIGHTS)
-        arguments = {DIFF_DST: self.y, WEIGHTS: packed, DIFF_SRC: self.x}
-        return (_reorder(self.weight, packed), _size(packed), _Primitive(description, arguments))
+        packed = description.layout(dnnl.ASK_WEIGHTS)
+        arguments = {dnnl.DIFF_DST: self.y, dnnl.WEIGHTS: packed, dnnl.DIFF_SRC: self.x}
+        return (
+            _reorder(self.weight, packed),
+            dnnl.size_of(packed),
+            dnnl.Primitive(description, arguments),
+        )
 
     def grad_x(self, x, weight, grad):
         pack, size, backward = self.to_x
-        grad_x, packed = _empty(x.shape), _thread().buffer("weights", size)
+        grad_x, packed = dnnl.empty(x.shape), dnnl.thread().buffer("weights", size)
         pack(weight.data_ptr(), packed)
         backward(grad.data_ptr(), packed, grad_x.data_ptr())
         return grad_x
 
     @cached_property
     def to_weight(self):
-        description = _Description(
+        description = dnnl.Description(
             "convolution_backward_weights",
-            _library().engine,
-            DIRECT,
+            dnnl.library().engine,
+            dnnl.DIRECT,
             self.x,
             self.any,
             self.bias,
@@ -342,27 +139,31 @@ class _Convolution:
             *self.how,
             self.description,
         )
-        packed = description.layout(ASK_DIFF_WEIGHTS)
-        arguments = {SRC: self.x, DIFF_DST: self.y, DIFF_WEIGHTS: packed}
+        packed = description.layout(dnnl.ASK_DIFF_WEIGHTS)
+        arguments = {dnnl.SRC: self.x, dnnl.DIFF_DST: self.y, dnnl.DIFF_WEIGHTS: packed}
         if self.bias is not None:
-            arguments[DIFF_BIAS] = self.bias
-        return (_reorder(packed, self.weight), _size(packed), _Primitive(description, arguments))
+            arguments[dnnl.DIFF_BIAS] = self.bias
+        return (
+            _reorder(packed, self.weight),
+            dnnl.size_of(packed),
+            dnnl.Primitive(description, arguments),
+        )
 
     def grad_weight(self, x, weight, grad):
         """[the gradient of the weight, and of the bias if there is one]"""
         unpack, size, backward = self.to_weight
-        grads, packed = [_empty(weight.shape)], _thread().buffer("weights", size)
+        grads, packed = [dnnl.empty(weight.shape)], dnnl.thread().buffer("weights", size)
         if self.bias is not None:
-            grads.append(_empty([weight.shape[0]]))
+            grads.append(dnnl.empty([weight.shape[0]]))
         backward(x.data_ptr(), grad.data_ptr(), packed, *(g.data_ptr() for g in grads[1:]))
         unpack(packed, grads[0].data_ptr())
         return grads
 
 
 def _reorder(source, target):
-    engine = _library().engine
-    description = _Description("reorder", source, engine, target, engine)
-    return _Primitive(description, {SRC: source, DST: target})
+    engine = dnnl.library().engine
+    description = dnnl.Description("reorder", source, engine, target, engine)
+    return dnnl.Primitive(description, {dnnl.SRC: source, dnnl.DST: target})
 
 
 def conv2d(x, weight, bias, stride, padding, dilation=(1, 1), groups=1):
@@ -378,15 +179,15 @@ class _Conv2D(Operation):
         ctx.save_for_backward(x, weight)
         ctx.wanted = _wanted(x, weight, bias)
         ctx.shape = tuple(x.shape), tuple(weight.shape), *how, bias is not None, True, False
-        made = _kept(_Convolution, *ctx.shape)
-        packed = _thread().buffer("weights", made.packed_size)
+        made = dnnl.kept(_Convolution, *ctx.shape)
+        packed = dnnl.thread().buffer("weights", made.packed_size)
         made.pack(weight.data_ptr(), packed)
         return made(x, packed, bias)
 
     @staticmethod
     def backward(ctx, grad):
         (x, weight), grad = ctx.saved_tensor(), grad.contiguous()
-        made, wanted = _kept(_Convolution, *ctx.shape), ctx.wanted
+        made, wanted = dnnl.kept(_Convolution, *ctx.shape), ctx.wanted
         grads = [made.grad_x(x, weight, grad) if wanted[0] else None]
         grads += made.grad_weight(x, weight, grad) if any(wanted[1:]) else [None] * len(wanted[1:])
         return _only(wanted, grads)
@@ -397,16 +198,16 @@ class Inference:
 
     def __init__(self, x, weight, stride, padding, dilation, groups, relu):
         how = tuple(stride), tuple(padding), tuple(dilation), groups
-        self.made = _kept(_Convolution, x, weight, *how, True, False, relu)
+        self.made = dnnl.kept(_Convolution, x, weight, *how, True, False, relu)
 
     def packed(self, weight):
         """The weights as oneDNN wants them; whoever has them calls with them."""
         packed = np.empty(self.made.packed_size + 64, np.uint8)
-        self.made.pack(weight.contiguous().data_ptr(), _aligned(packed))
+        self.made.pack(weight.contiguous().data_ptr(), dnnl.aligned(packed))
         return packed
 
     def __call__(self, x, packed, bias):
-        return self.made(x.contiguous(), _aligned(packed), bias)
+        return self.made(x.contiguous(), dnnl.aligned(packed), bias)
 
 
 # -------------------------------------------------------------------- one pass over whole maps
@@ -440,7 +241,7 @@ def _addresses(fold, *vectors):
     addresses = []
     for vector in vectors:
         array = np.tile(vector, fold) if fold > 1 else np.ascontiguousarray(vector, np.float32)
-        addresses.append(_Held(_address(array)))
+        addresses.append(_Held(dnnl.address(array)))
         addresses[-1].array = array
     return addresses
 
@@ -456,16 +257,22 @@ class _Chain:
 
     def __init__(self, rows, columns, *steps):
         layouts = {
-            MAP: _map(1, rows, 1, columns),
-            VECTOR: _plain(1, columns, 1, 1),
-            NUMBER: _plain(1, 1, 1, 1),
+            MAP: dnnl.map_layout(1, rows, 1, columns),
+            VECTOR: dnnl.plain_layout(1, columns, 1, 1),
+            NUMBER: dnnl.plain_layout(1, 1, 1, 1),
         }
         steps = [(s[0], layouts[s[1]]) if isinstance(s, tuple) else s for s in steps]
         (first, operand), later, whole = steps[0], steps[1:], layouts[MAP]
-        pairs = {LATER * (i + 1) | SRC_1: s[1] for i, s in enumerate(later) if isinstance(s, tuple)}
-        self.run = _Primitive(
-            _Description("binary", _library().engine, first, whole, operand, whole, after=later),
-            {SRC: whole, DST: whole, SRC_1: operand, **pairs},
+        pairs = {
+            dnnl.LATER * (i + 1) | dnnl.SRC_1: s[1]
+            for i, s in enumerate(later)
+            if isinstance(s, tuple)
+        }
+        self.run = dnnl.Primitive(
+            dnnl.Description(
+                "binary", dnnl.library().engine, first, whole, operand, whole, after=later
+            ),
+            {dnnl.SRC: whole, dnnl.DST: whole, dnnl.SRC_1: operand, **pairs},
         )
 
     def __call__(self, x, y, *operands):
@@ -485,17 +292,17 @@ class _AddRelu(Operation):
     @staticmethod
     def forward(ctx, x, shortcut):
         ctx.wanted = _wanted(x, shortcut)
-        x, shortcut, y = x.contiguous(), shortcut.contiguous(), _empty(x.shape)
-        chain = _kept(_Chain, 1, x.size, (ADD, MAP), RELU)
+        x, shortcut, y = x.contiguous(), shortcut.contiguous(), dnnl.empty(x.shape)
+        chain = dnnl.kept(_Chain, 1, x.size, (dnnl.ADD, MAP), dnnl.RELU)
         chain(x.data_ptr(), y.data_ptr(), shortcut.data_ptr())
         ctx.save_for_backward(y)
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        (y,), grad, grad_sum = ctx.saved_tensor(), grad.contiguous(), _empty(grad.shape)
-        chain = _kept(_Chain, 1, y.size, (GREATER, NUMBER), (MULTIPLY, MAP))
-        chain(y.data_ptr(), grad_sum.data_ptr(), _address(ZERO), grad.data_ptr())
+        (y,), grad, grad_sum = ctx.saved_tensor(), grad.contiguous(), dnnl.empty(grad.shape)
+        chain = dnnl.kept(_Chain, 1, y.size, (dnnl.GREATER, NUMBER), (dnnl.MULTIPLY, MAP))
+        chain(y.data_ptr(), grad_sum.data_ptr(), dnnl.address(ZERO), grad.data_ptr())
         # Two tensors: Paddle may add to one of them in place.
         return _only(ctx.wanted, (grad_sum, grad_sum.clone() if all(ctx.wanted) else grad_sum))
 
@@ -507,32 +314,38 @@ class _BatchNorm:
     """The primitives of a map whose columns are a multiple of 16, else they would be slow."""
 
     def __init__(self, n, pixels, columns, epsilon, flags):
-        self.x, self.column, self.flags = _map(n, pixels, 1, columns), _plain(columns), flags
+        self.x, self.column, self.flags = (
+            dnnl.map_layout(n, pixels, 1, columns),
+            dnnl.plain_layout(columns),
+            flags,
+        )
         self.epsilon = ctypes.c_float(epsilon)
-        self.description = _Description(
+        self.description = dnnl.Description(
             "batch_normalization_forward",
-            _library().engine,
-            TRAINING,
+            dnnl.library().engine,
+            dnnl.TRAINING,
             self.x,
             self.x,
             self.epsilon,
             flags,
         )
-        self.mask = self.description.layout(ASK_WORKSPACE) if flags & WITH_RELU else None
-        scale = [SCALE, SHIFT] if flags & SCALE_AND_SHIFT else []
-        self.forward = _Primitive(self.description, self._arguments([SRC, DST], scale))
+        self.mask = self.description.layout(dnnl.ASK_WORKSPACE) if flags & dnnl.WITH_RELU else None
+        scale = [dnnl.SCALE, dnnl.SHIFT] if flags & dnnl.SCALE_AND_SHIFT else []
+        self.forward = dnnl.Primitive(
+            self.description, self._arguments([dnnl.SRC, dnnl.DST], scale)
+        )
 
     def _arguments(self, maps, columns):
         arguments = dict.fromkeys(maps, self.x)
-        arguments.update(dict.fromkeys([MEAN, VARIANCE, *columns], self.column))
-        return {**arguments, WORKSPACE: self.mask} if self.mask is not None else arguments
+        arguments.update(dict.fromkeys([dnnl.MEAN, dnnl.VARIANCE, *columns], self.column))
+        return {**arguments, dnnl.WORKSPACE: self.mask} if self.mask is not None else arguments
 
     @cached_property
     def backward(self):
-        description = _Description(
+        description = dnnl.Description(
             "batch_normalization_backward",
-            _library().engine,
-            BACKWARD,
+            dnnl.library().engine,
+            dnnl.BACKWARD,
             self.x,
             self.x,
             self.x,
@@ -540,8 +353,10 @@ class _BatchNorm:
             self.flags,
             self.description,
         )
-        columns = [SCALE, DIFF_SCALE, DIFF_SHIFT]
-        return _Primitive(description, self._arguments([SRC, DIFF_DST, DIFF_SRC], columns))
+        columns = [dnnl.SCALE, dnnl.DIFF_SCALE, dnnl.DIFF_SHIFT]
+        return dnnl.Primitive(
+            description, self._arguments([dnnl.SRC, dnnl.DIFF_DST, dnnl.DIFF_SRC], columns)
+        )
 
 
 def fast_channels(x):
@@ -553,9 +368,9 @@ def _moments(x):
     """(mean, biased variance) of each channel of a map."""
     n, pixels, columns, fold = _fold(x)
     means, variances = np.empty((2, fold, columns // fold), np.float32)
-    spare = _empty(x.shape)
-    _kept(_BatchNorm, n, pixels, columns, 0.0, 0).forward(
-        x.data_ptr(), spare.data_ptr(), _address(means), _address(variances)
+    spare = dnnl.empty(x.shape)
+    dnnl.kept(_BatchNorm, n, pixels, columns, 0.0, 0).forward(
+        x.data_ptr(), spare.data_ptr(), dnnl.address(means), dnnl.address(variances)
     )
     mean = means.mean(0)
     return mean, variances.mean(0) + np.square(means - mean).mean(0)
@@ -564,7 +379,7 @@ def _moments(x):
 def _moved(bn, mean, variance):
     """Running statistics as Paddle moves them: momentum weighs the old value."""
     for running, batch in (bn._mean, mean), (bn._variance, variance):
-        old = _vector(running)
+        old = dnnl.vector(running)
         old *= np.float32(bn._momentum)
         old += np.float32(1 - bn._momentum) * batch
 
@@ -582,24 +397,24 @@ def batch_norm(bn, x, scale, shift, relu=False):
     moments = {}
     y = _Normalised.apply(x, scale, shift, bn, relu, moments)
     over_std = _over_std(moments["variance"], bn._epsilon)
-    variance = moments["variance"] * np.square(over_std * _vector(scale))
-    return y, (_vector(shift).copy(), variance)
+    variance = moments["variance"] * np.square(over_std * dnnl.vector(scale))
+    return y, (dnnl.vector(shift).copy(), variance)
 
 
 class _Normalised(Operation):
     @staticmethod
     def forward(ctx, x, scale, shift, bn, relu, moments):
         ctx.wanted, x = _wanted(x, scale, shift), x.contiguous()
-        y, (n, pixels, columns, fold) = _empty(x.shape), _fold(x)
-        flags = SCALE_AND_SHIFT | (WITH_RELU if relu else 0)
+        y, (n, pixels, columns, fold) = dnnl.empty(x.shape), _fold(x)
+        flags = dnnl.SCALE_AND_SHIFT | (dnnl.WITH_RELU if relu else 0)
         if fold > 1:  # the columns of a channel have one mean and one variance
-            flags |= GLOBAL_STATISTICS
+            flags |= dnnl.GLOBAL_STATISTICS
             mean, variance = _moments(x)
         else:
             mean, variance = np.empty((2, columns), np.float32)
-        made = _kept(_BatchNorm, n, pixels, columns, bn._epsilon, flags)
-        mask = [paddle.empty([_size(made.mask)], "uint8")] if relu else []
-        vectors = _addresses(fold, mean, variance, _vector(scale), _vector(shift))
+        made = dnnl.kept(_BatchNorm, n, pixels, columns, bn._epsilon, flags)
+        mask = [paddle.empty([dnnl.size_of(made.mask)], "uint8")] if relu else []
+        vectors = _addresses(fold, mean, variance, dnnl.vector(scale), dnnl.vector(shift))
         made.forward(x.data_ptr(), y.data_ptr(), *vectors, *(m.data_ptr() for m in mask))
         _moved(bn, mean, variance)
         moments["variance"] = variance
@@ -612,26 +427,31 @@ class _Normalised(Operation):
         (x, scale, *mask), grad = ctx.saved_tensor(), grad.contiguous()
         mean, variance, epsilon, flags = ctx.known
         n, pixels, columns, fold = _fold(x)
-        made = _kept(_BatchNorm, n, pixels, columns, epsilon, flags)
-        sums, grad_x = np.empty((2, columns), np.float32), _empty(x.shape)
+        made = dnnl.kept(_BatchNorm, n, pixels, columns, epsilon, flags)
+        sums, grad_x = np.empty((2, columns), np.float32), dnnl.empty(x.shape)
         made.backward(
             x.data_ptr(),
             grad.data_ptr(),
             grad_x.data_ptr(),
-            *_addresses(fold, mean, variance, _vector(scale)),
-            _address(sums[0]),
-            _address(sums[1]),
+            *_addresses(fold, mean, variance, dnnl.vector(scale)),
+            dnnl.address(sums[0]),
+            dnnl.address(sums[1]),
             *(m.data_ptr() for m in mask),
         )
         grad_scale, grad_shift = sums = sums.reshape(2, fold, -1).sum(1)
         if fold > 1 and ctx.wanted[0]:  # what is missing: mean and variance depend on x
             over_std = _over_std(variance, epsilon)
             mean_scale, mean_shift = sums * np.float32(len(mean) / x.size)
-            slope = -over_std * over_std * _vector(scale) * mean_scale
-            offset = -over_std * _vector(scale) * mean_shift - slope * mean
+            slope = -over_std * over_std * dnnl.vector(scale) * mean_scale
+            offset = -over_std * dnnl.vector(scale) * mean_shift - slope * mean
             n, pixels, columns, fold = _fold(x, WIDE)
-            chain = _kept(
-                _Chain, n * pixels, columns, (MULTIPLY, VECTOR), (ADD, VECTOR), (ADD, MAP)
+            chain = dnnl.kept(
+                _Chain,
+                n * pixels,
+                columns,
+                (dnnl.MULTIPLY, VECTOR),
+                (dnnl.ADD, VECTOR),
+                (dnnl.ADD, MAP),
             )
             vectors = _addresses(fold, slope, offset)
             chain(x.data_ptr(), grad_x.data_ptr(), *vectors, grad_x.data_ptr())
@@ -640,7 +460,7 @@ class _Normalised(Operation):
 
 # ---------------------------------------------------------------------------------- NAM's gate
 
-GATE = (MULTIPLY, VECTOR), (ADD, VECTOR), LOGISTIC
+GATE = (dnnl.MULTIPLY, VECTOR), (dnnl.ADD, VECTOR), dnnl.LOGISTIC
 
 
 def gate(bn, y, scale, shift, shortcut, moments=None):
@@ -654,7 +474,7 @@ def gate(bn, y, scale, shift, shortcut, moments=None):
         mean, variance = moments or _moments(y.contiguous())
         _moved(bn, mean, variance)
     else:
-        mean, variance = _vector(bn._mean).copy(), _vector(bn._variance).copy()
+        mean, variance = dnnl.vector(bn._mean).copy(), dnnl.vector(bn._variance).copy()
     known = mean, variance, bn._epsilon
     return _Gate.apply(y, scale, shift, shortcut, known)
 
@@ -663,12 +483,14 @@ class _Gate(Operation):
     @staticmethod
     def forward(ctx, y, scale, shift, shortcut, known):
         ctx.wanted, ctx.known = _wanted(y, scale, shift, shortcut), known
-        y, shortcut, out = y.contiguous(), shortcut.contiguous(), _empty(y.shape)
+        y, shortcut, out = y.contiguous(), shortcut.contiguous(), dnnl.empty(y.shape)
         mean, variance, epsilon = known
-        slope = _vector(scale) * _over_std(variance, epsilon)
+        slope = dnnl.vector(scale) * _over_std(variance, epsilon)
         n, pixels, columns, fold = _fold(y, WIDE)
-        chain = _kept(_Chain, n * pixels, columns, *GATE, (MULTIPLY, MAP), (ADD, MAP), RELU)
-        vectors = _addresses(fold, slope, _vector(shift) - slope * mean)
+        chain = dnnl.kept(
+            _Chain, n * pixels, columns, *GATE, (dnnl.MULTIPLY, MAP), (dnnl.ADD, MAP), dnnl.RELU
+        )
+        vectors = _addresses(fold, slope, dnnl.vector(shift) - slope * mean)
         chain(y.data_ptr(), out.data_ptr(), *vectors, y.data_ptr(), shortcut.data_ptr())
         ctx.save_for_backward(y, scale, shift, out)
         return out
@@ -680,26 +502,26 @@ class _Gate(Operation):
         (y, scale, shift, out), grad = ctx.saved_tensor(), grad.contiguous()
         mean, variance, epsilon = ctx.known
         over_std = _over_std(variance, epsilon)
-        slope = _vector(scale) * over_std
+        slope = dnnl.vector(scale) * over_std
         n, pixels, columns, fold = _fold(y, WIDE)
-        logits = _addresses(fold, slope, _vector(shift) - slope * mean)
+        logits = _addresses(fold, slope, dnnl.vector(shift) - slope * mean)
         norm = _addresses(fold, mean, variance, slope)
-        grad_y, below = _empty(y.shape), _empty(y.shape)
+        grad_y, below = dnnl.empty(y.shape), dnnl.empty(y.shape)
         sums, part = np.zeros((2, 2, columns), np.float32)
-        flags = SCALE_AND_SHIFT | GLOBAL_STATISTICS
+        flags = dnnl.SCALE_AND_SHIFT | dnnl.GLOBAL_STATISTICS
         # First the gradient of the logits, in the memory of grad_y, and its sums.
         for rows, at in _chunks(n * pixels, columns):
             s, spare = _spare(rows * columns)
-            _kept(_Chain, rows, columns, (GREATER, NUMBER), (MULTIPLY, MAP))(
-                at(out), at(below), _address(ZERO), at(grad)
+            dnnl.kept(_Chain, rows, columns, (dnnl.GREATER, NUMBER), (dnnl.MULTIPLY, MAP))(
+                at(out), at(below), dnnl.address(ZERO), at(grad)
             )
-            _kept(_Chain, rows, columns, *GATE)(at(y), s, *logits)
-            times = [(MULTIPLY, MAP)] * 3
-            _kept(_Chain, rows, columns, (MULTIPLY, NUMBER), LINEAR, *times)(
-                s, at(grad_y), _address(MINUS_ONE), s, at(below), at(y)
+            dnnl.kept(_Chain, rows, columns, *GATE)(at(y), s, *logits)
+            times = [(dnnl.MULTIPLY, MAP)] * 3
+            dnnl.kept(_Chain, rows, columns, (dnnl.MULTIPLY, NUMBER), dnnl.LINEAR, *times)(
+                s, at(grad_y), dnnl.address(MINUS_ONE), s, at(below), at(y)
             )
-            _kept(_BatchNorm, 1, rows, columns, epsilon, flags).backward(
-                at(y), at(grad_y), spare, *norm, _address(part[0]), _address(part[1])
+            dnnl.kept(_BatchNorm, 1, rows, columns, epsilon, flags).backward(
+                at(y), at(grad_y), spare, *norm, dnnl.address(part[0]), dnnl.address(part[1])
             )
             sums += part
         grad_scale, grad_shift = sums = sums.reshape(2, fold, -1).sum(1)
@@ -709,9 +531,19 @@ class _Gate(Operation):
         inner = _addresses(fold, inner_slope, -mean_shift - inner_slope * mean)
         for rows, at in _chunks(n * pixels, columns) if ctx.wanted[0] else ():
             s, _ = _spare(rows * columns)
-            _kept(_Chain, rows, columns, *GATE, (MULTIPLY, MAP))(at(y), s, *logits, at(below))
-            steps = (MULTIPLY, VECTOR), (ADD, VECTOR), (ADD, MAP), (MULTIPLY, VECTOR), (ADD, MAP)
-            _kept(_Chain, rows, columns, *steps)(at(y), at(grad_y), *inner, at(grad_y), norm[2], s)
+            dnnl.kept(_Chain, rows, columns, *GATE, (dnnl.MULTIPLY, MAP))(
+                at(y), s, *logits, at(below)
+            )
+            steps = (
+                (dnnl.MULTIPLY, VECTOR),
+                (dnnl.ADD, VECTOR),
+                (dnnl.ADD, MAP),
+                (dnnl.MULTIPLY, VECTOR),
+                (dnnl.ADD, MAP),
+            )
+            dnnl.kept(_Chain, rows, columns, *steps)(
+                at(y), at(grad_y), *inner, at(grad_y), norm[2], s
+            )
         grads = grad_y, paddle.to_tensor(grad_scale), paddle.to_tensor(grad_shift), below
         return _only(ctx.wanted, grads)
 
@@ -725,7 +557,7 @@ def _chunks(rows, columns):
 
 def _spare(numbers):
     """Two places for a chunk that is needed for a moment."""
-    return _thread().buffer("chunk", 4 * numbers), _thread().buffer("spare", 4 * numbers)
+    return dnnl.thread().buffer("chunk", 4 * numbers), dnnl.thread().buffer("spare", 4 * numbers)
 
 
 # ------------------------------------------------------------------------------------- pooling
@@ -741,21 +573,25 @@ class _MaxPool:
             (o - 1) * s + k - p - a for o, s, k, p, a in zip(out, stride, kernel, padding, (h, w))
         ]
         self.shape = [n, *out, c]
-        self.maps = x, y = _map(*shape), _map(*self.shape)
-        self.how = [DIMS(*pair) for pair in (stride, kernel, (0, 0), padding, last)]
-        self.description = _Description(
-            "pooling_forward", _library().engine, TRAINING, MAX, x, y, *self.how
+        self.maps = x, y = dnnl.map_layout(*shape), dnnl.map_layout(*self.shape)
+        self.how = [dnnl.DIMS(*pair) for pair in (stride, kernel, (0, 0), padding, last)]
+        self.description = dnnl.Description(
+            "pooling_forward", dnnl.library().engine, dnnl.TRAINING, dnnl.MAX, x, y, *self.how
         )
-        self.noted = self.description.layout(ASK_WORKSPACE)
-        self.forward = _Primitive(self.description, {SRC: x, DST: y, WORKSPACE: self.noted})
+        self.noted = self.description.layout(dnnl.ASK_WORKSPACE)
+        self.forward = dnnl.Primitive(
+            self.description, {dnnl.SRC: x, dnnl.DST: y, dnnl.WORKSPACE: self.noted}
+        )
 
     @cached_property
     def backward(self):
         x, y = self.maps
-        description = _Description(
-            "pooling_backward", _library().engine, MAX, x, y, *self.how, self.description
+        description = dnnl.Description(
+            "pooling_backward", dnnl.library().engine, dnnl.MAX, x, y, *self.how, self.description
         )
-        return _Primitive(description, {DIFF_DST: y, DIFF_SRC: x, WORKSPACE: self.noted})
+        return dnnl.Primitive(
+            description, {dnnl.DIFF_DST: y, dnnl.DIFF_SRC: x, dnnl.WORKSPACE: self.noted}
+        )
 
 
 def max_pool(x, kernel, stride, padding):
@@ -767,16 +603,16 @@ class _MaxPooled(Operation):
     @staticmethod
     def forward(ctx, x, how):
         x, ctx.shape = x.contiguous(), (tuple(x.shape), *how)
-        made = _kept(_MaxPool, *ctx.shape)
-        y, noted = _empty(made.shape), paddle.empty([_size(made.noted)], "uint8")
+        made = dnnl.kept(_MaxPool, *ctx.shape)
+        y, noted = dnnl.empty(made.shape), paddle.empty([dnnl.size_of(made.noted)], "uint8")
         made.forward(x.data_ptr(), y.data_ptr(), noted.data_ptr())
         ctx.save_for_backward(noted)
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        (noted,), grad, grad_x = ctx.saved_tensor(), grad.contiguous(), _empty(ctx.shape[0])
-        made = _kept(_MaxPool, *ctx.shape)
+        (noted,), grad, grad_x = ctx.saved_tensor(), grad.contiguous(), dnnl.empty(ctx.shape[0])
+        made = dnnl.kept(_MaxPool, *ctx.shape)
         made.backward(grad.data_ptr(), grad_x.data_ptr(), noted.data_ptr())
         return grad_x
 
