@@ -11,6 +11,7 @@ import paddle
 import pytest
 
 from nam_edu import backend, lessons
+from nam_edu.attention import ChannelNAM
 from nam_edu.machinery.errors import NamEduError
 from nam_edu.resnet import BasicBlock, BottleneckBlock
 
@@ -43,6 +44,19 @@ def test_without_cifar100_small_ones_are_trained(nothing_trained, monkeypatch):
     assert lessons.lesson_run() == "small"
     assert lessons.lesson_pair() == {"nam": "pair-nam", "none": "pair-none"}
     assert nothing_trained == ["small", "pair-nam", "pair-none"]
+
+
+def test_gates_of_a_new_network():
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 5, 4), dtype=np.uint8)
+    network = paddle.nn.Sequential(ChannelNAM(3), paddle.nn.Flatten())
+    network.eval()
+    ((channels, gate, most),) = lessons.gates_of_a_new_network(network, images, 4).values()
+    x = images[:4].astype("float64")
+    x_hat = (x - x.mean((0, 2, 3), keepdims=True)) / x.std((0, 2, 3), keepdims=True)
+    assert channels == 3 and network.training
+    np.testing.assert_allclose(gate, 1 / (1 + np.exp(-x_hat / 3)), atol=1e-4)
+    np.testing.assert_allclose(most, np.abs(x_hat).max(), rtol=1e-4)
+    assert not network[0]._forward_post_hooks  # they are gone
 
 
 @pytest.mark.parametrize("name", ("runs", "curves", "gates", "fixed", "removed"))
