@@ -437,31 +437,6 @@ def image_and_maps(image, maps, titles):
 
 
 @styled
-def gate_curve(spans):
-    """The sigmoid, and on it the gates that layers reach: {label: (smallest, largest)}."""
-    figure, axes = _figure(height=2.7)
-    axis, logits = axes[0, 0], np.linspace(-6, 6, 400)
-    axis.plot(logits, 1 / (1 + np.exp(-logits)), color="#999999", linewidth=1.2, label="sigmoid")
-    for i, (label, (low, high)) in enumerate(spans.items()):
-        gate = np.linspace(low, high, 100)
-        axis.plot(
-            np.log(gate / (1 - gate)),
-            gate,
-            color=COLOURS[i],
-            linewidth=8 - 2 * i,
-            solid_capstyle="round",
-            label=label,
-            zorder=3 + i,
-        )
-    reached = "; ".join(f"{label} {_values(span)}" for label, span in spans.items())
-    _say(figure, f"The sigmoid, and on it the gates that are reached: {reached}.")
-    axis.axhline(0.5, color="#666666", linewidth=0.8, linestyle=":")
-    axis.set(xlabel="logit W * BN(x)", ylabel="gate", title="")
-    axis.legend(loc="upper left")
-    return figure
-
-
-@styled
 def gate_grid(columns):
     """A channel from map to output, one column each: {title: (map, x_hat, gate, output)}, all
     (H, W). The gate is drawn from 0 to 1; map and output share a colour scale in each column."""

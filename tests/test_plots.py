@@ -135,7 +135,6 @@ DRAWN = {
     "image_and_maps": lambda: plots.image_and_maps(
         np.zeros((3, 4, 4), "uint8"), np.array([[[-1.0, 2.0]]]), ["same"]
     ),
-    "gate_curve": lambda: plots.gate_curve({"C = 4": (0.25, 0.75)}),
     "gate_grid": lambda: plots.gate_grid(
         {"C = 2": (np.diag([1.0, 2]), np.diag([1.0, 2]), np.full((2, 2), 0.5), np.eye(2))}
     ),
@@ -219,7 +218,6 @@ SAID = {
     "images": "2 pictures of 4×5 pixels: cat, dog → cow.",
     "heatmap": "values from 1 to 7, the largest in row b, column c.",
     "image_and_maps": "same from −1 to 2.",
-    "gate_curve": "C = 4 from 0.25 to 0.75.",
     "gate_grid": "C = 2: x̂ from 0 to 2, gate 0.5, the output from 0 to 1 where the map is from 0 "
     "to 2.",
     "channel_rows": "gate, right, 2 channels of 1×2 pixels: first 0.5, last from 0.25 to 0.75.",
