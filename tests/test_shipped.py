@@ -69,4 +69,4 @@ def test_names(capsys):
     with pytest.raises(TrainingError, match="'se' comes with the package: there is nam and none"):
         shipped("se")
     assert main(["gamma", "shipped"]) == 0
-    assert "layer4.1.attention.channel" in capsys.readouterr().out
+    assert "layer4.1.channel" in capsys.readouterr().out
