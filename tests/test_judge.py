@@ -1,5 +1,6 @@
 """A judge that is to be trusted: it says yes to a gate that works and no to a constant."""
 
+import dataclasses
 import json
 import re
 
@@ -19,12 +20,28 @@ from nam_edu.resnet import resnet18
 from nam_edu.tints import tint_archive
 from nam_edu.training import open_run, recipe
 
-TINY = recipe("ci", width=4, epochs=3, train_images=0, validation=0, crop_padding=0, flip=False)
+TINY = recipe("ci", width=4, epochs=1, train_images=0, validation=0, crop_padding=0, flip=False)
 
 
 @pytest.fixture(scope="module")
 def data():
-    return tint_archive(640, 400)
+    return tint_archive(384, 200)
+
+
+@pytest.fixture(scope="module")
+def easy():
+    """Tinted images whose class is painted all over them, so that a few steps are enough."""
+
+    def painted(split):
+        label = split.fine[:, None, None]
+        images = split.images.copy()
+        images[:, 0] //= 4
+        images[:, 0, :, :16] += (60 * (label % 4)).astype(np.uint8)
+        images[:, 2] = images[:, 2] // 4 + 120 * (label // 4).astype(np.uint8)
+        return dataclasses.replace(split, images=images)
+
+    archive = tint_archive(1024, 300)
+    return dataclasses.replace(archive, train=painted(archive.train), test=painted(archive.test))
 
 
 class Lively(nn.Layer):
@@ -79,8 +96,9 @@ def test_the_picture_says_what_is_seen():
 # -------------------------------------------------------------------------------------- the judge
 
 
-def test_a_gate_at_work_is_alive_and_used(data, tmp_path):
-    found = judge(lively, TINY, data, tmp_path, seeds=range(3))
+def test_a_gate_at_work_is_alive_and_used(easy, tmp_path):
+    data, learns = easy, change(TINY, epochs=3, batch_size=32)
+    found = judge(lively, learns, data, tmp_path, seeds=range(3))
     assert found.alive == "alive" and found.used == "used"
     # one of its numbers by hand
     run = open_run(next(tmp_path.glob("lively-*-1")), named("lively"))
