@@ -3,9 +3,9 @@
     python -m experiments.tints --runs FOLDER     trains what is missing, and prints the tables
 
 The images are those of `nam_edu.tints`. Every module has the best of three learning rates, chosen
-with one seed on images that are used for nothing else; then it is judged with six new seeds against
-a constant gate 1/2 in a network that is wider by one channel in eight, and so has more parameters
-than any of them, at the best rate of its own.
+with two seeds on images that are used for nothing else; then it is judged with six new seeds
+against a constant gate 1/2 in a network that is wider by one channel in eight, and so has more
+parameters than any of them, at the best rate of its own.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from nam_edu.training import recipe  # noqa: E402
 
 MODULES = ("se", "nam", "eca", "cbam")
 RATES = (0.05, 0.1, 0.2)
-TUNING, SEEDS = 100, range(6)
-GATED = recipe("quick", width=8, epochs=10, batch_size=64, validation=0, crop_padding=0, flip=False)
+TUNING, SEEDS = (100, 101), range(10, 16)
+GATED = recipe("quick", width=8, epochs=8, batch_size=64, validation=0, crop_padding=0, flip=False)
 WIDER = change(GATED, width=9)
 
 
@@ -44,13 +44,11 @@ def tuned(runs, data, validation):
     found = {}
     for module in ("half", *MODULES):
         base = WIDER if module == "half" else GATED
-        networks = [
-            train_arm(
-                module, change(base, learning_rate=rate), data, runs / f"rate-{rate:g}", TUNING
-            )
-            for rate in RATES
-        ]
-        scores = [top1(network, validation) for network in networks]
+        scores = []
+        for rate in RATES:
+            arm = module, change(base, learning_rate=rate), data, runs / f"rate-{rate:g}"
+            networks = [train_arm(*arm, seed) for seed in TUNING]
+            scores.append(sum(top1(network, validation) for network in networks) / len(TUNING))
         best = RATES[scores.index(max(scores))]
         found[module] = change(base, learning_rate=best), scores, parameters(networks[0])
     return found

@@ -166,7 +166,8 @@ def test_the_constant_may_have_the_scale_of_the_gate_or_a_recipe_of_its_own(data
         return ConstantGate(0.2)
 
     found = judge(low, TINY, data, tmp_path, seeds=(0, 1), constant="own")
-    assert list(found.gains) == [0, 0] and list(found.costs) == [0, 0]
+    assert list(found.gains) == [0, 0]
+    assert max(found.costs) <= 0  # 0 with its own mean; less where 1/2 happens to be better
     found = judge(
         low, TINY, data, tmp_path / "wide", seeds=(0, 1), constant_recipe=change(TINY, width=5)
     )

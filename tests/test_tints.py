@@ -11,7 +11,7 @@ from nam_edu.tints import FIGURE, SHAPES, draw, shape_masks, tint_archive
 
 def test_the_same_seed_gives_the_same_bytes_everywhere():
     images, shapes, counts = draw(50, seed=3)
-    assert zlib.crc32(images.tobytes()) == 2493996495
+    assert zlib.crc32(images.tobytes()) == 2607503792
     assert (draw(50, seed=3)[0] == images).all() and (draw(50, seed=4)[0] != images).any()
     assert (images.shape, images.dtype) == ((50, 3, 32, 32), np.uint8)
     assert shapes.shape == (50, 3) and counts.shape == (50,)
