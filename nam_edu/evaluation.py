@@ -427,7 +427,7 @@ def fixed_gates(network, gate=0.5, only=None):
     return _in_place_of(network, layers)
 
 
-# --------------------------------------------------------------------------- channels removed
+# ----------------------------------------------------------------- the gate of whatever attention
 
 
 def blocks(network):
@@ -435,6 +435,59 @@ def blocks(network):
     for name, layer in network.named_sublayers():
         if isinstance(layer, (BasicBlock, BottleneckBlock)):
             yield name, layer
+
+
+def slot_gates(network, images, batch_size=256):
+    """{name of the block: (mean, std)} of the gate of its attention, whatever layer that is, over
+    uint8 images (N, 3, H, W), all channels and all pixels, in inference mode.
+
+    The gate is what the layer multiplies its map by: output / input, wherever the input is not 0.
+    Raises ValueError for a layer that does something other than to multiply its map.
+    """
+    sums = {}  # of each block: values, their sum, the sum of their squares
+
+    def watch(name):
+        def hook(layer, inputs, output):
+            x, y = (map_.numpy().astype(np.float64) for map_ in (inputs[0], output))
+            seen = x != 0
+            gate = y[seen] / x[seen]
+            if not np.abs(gate).max(initial=0) < 1000 or np.any(y[~seen]):
+                raise ValueError(
+                    f"the attention of {name} is not a gate: its output is not its map times "
+                    "moderate numbers, so nothing can be said of what it multiplies by"
+                )
+            # Squares of what differs from 1/2, as in `gates`.
+            new = gate.size, gate.sum(), ((gate - 0.5) ** 2).sum()
+            sums[name] = [a + b for a, b in zip(sums.get(name, (0, 0.0, 0.0)), new)]
+
+        return hook
+
+    hooks = [
+        block.attention.register_forward_post_hook(watch(name)) for name, block in blocks(network)
+    ]
+    try:
+        predict(network, images, batch_size)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    result = {}
+    for name, (n, total, squares) in sums.items():
+        mean = total / n if n else math.nan
+        result[name] = mean, math.sqrt(max(0.0, squares / n - (mean - 0.5) ** 2)) if n else 0.0
+    return result
+
+
+def constant_gates(network, values):
+    """Inside `with constant_gates(network, 0.5):` the attention of every block, whatever it is, is
+    a constant gate. values: one number for all, or {name of the block: number} for some."""
+    if not isinstance(values, dict):
+        values = {name: values for name, _ in blocks(network)}
+    return _in_place_of(
+        network, {f"{name}.attention": ConstantGate(value) for name, value in values.items()}
+    )
+
+
+# --------------------------------------------------------------------------- channels removed
 
 
 def importance(block, of="nam"):
