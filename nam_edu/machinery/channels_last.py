@@ -24,9 +24,7 @@ from . import onednn
 from .convolution import LARGEST_MAP, conv2d, folded_conv2d, made_of, switched_off
 from .operation import Operation
 
-# Numbers of a map; for fewer, Paddle's own passes take less time than ours to start: in training,
-# and without gradients, where ours has less to do.
-MANY, MANY_WITHOUT_GRADIENTS = 1 << 18, 1 << 13
+MANY = 1 << 18  # numbers of a map; for fewer, Paddle's own passes take less time than ours to start
 FEWEST_IMAGES = 8  # for smaller batches the weights would take longer to prepare than the maps
 FEW_CHANNELS = 4  # of images
 LARGEST_IMAGE = 64 * 64  # pixels; of larger images the windows of the stem would fill the memory
@@ -408,10 +406,9 @@ RELU = nn.ReLU()
 def _end_of_block(layers, attention, x, shortcut, last):
     """relu(attention(x through the layers) + shortcut); layers: the last one of a branch, a batch
     norm in most. Where attention is NAM's gate of the channels, it is taken together with both."""
-    many = MANY if paddle.is_grad_enabled() else MANY_WITHOUT_GRADIENTS
     few_passes = (
         last
-        and x.size >= many
+        and x.size >= MANY
         and onednn.available()
         and (attention.training or not paddle.is_grad_enabled())
         and x.shape == shortcut.shape
