@@ -335,8 +335,9 @@ def table(header, rows):
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
 
 
-def steps(rounds, depths, stem="imagenet"):
-    """Training step and inference of every contender at each depth."""
+def steps(rounds, depths, stem="imagenet", ends=False):
+    """Training step and inference of every contender at each depth; ends: of Paddle's only the
+    first and the last."""
     text = []
     for depth in depths:
         contenders = [
@@ -344,6 +345,8 @@ def steps(rounds, depths, stem="imagenet"):
             for name, network, settings in settings_in_turn()
             if not (stem == "cifar" and network == "textbook")
         ]
+        if ends:
+            contenders = [contenders[0], contenders[-1]]
         if torch_version():
             contenders.append(Contender("PyTorch", "torch", depth=depth, stem=stem))
         ours = next(c for c in contenders if c.name.startswith("nam_edu"))
@@ -682,6 +685,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--shapes", type=int, nargs="*", help="numbers of SHAPES; default: all")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--ends", action="store_true", help="steps: of Paddle first and last only")
     parser.add_argument("--depths", type=int, nargs="*", default=[18, 50])
     parser.add_argument("--threads", type=int, help="default: as many as there are cores")
     parser.add_argument("--out", help="write the tables to this file as well")
@@ -699,7 +703,7 @@ def main():
     import_paddle()
     parts = {
         "shapes": lambda: shapes(args.rounds, args.shapes, not args.no_compile),
-        "steps": lambda: steps(args.rounds, args.depths),
+        "steps": lambda: steps(args.rounds, args.depths, ends=args.ends),
         "attention": lambda: attentions(args.rounds),
         "pipeline": lambda: pipeline(args.rounds),
         "start-up": lambda: start_up(args.rounds),
