@@ -340,13 +340,12 @@ def steps(rounds, depths, stem="imagenet", ends=False):
     first and the last."""
     text = []
     for depth in depths:
+        paddles = list(settings_in_turn())
         contenders = [
             Contender(name, network, settings=settings, depth=depth, stem=stem)
-            for name, network, settings in settings_in_turn()
+            for name, network, settings in (paddles[:1] + paddles[-1:] if ends else paddles)
             if not (stem == "cifar" and network == "textbook")
         ]
-        if ends:
-            contenders = [contenders[0], contenders[-1]]
         if torch_version():
             contenders.append(Contender("PyTorch", "torch", depth=depth, stem=stem))
         ours = next(c for c in contenders if c.name.startswith("nam_edu"))
