@@ -122,12 +122,13 @@ def _img(png, alt, width=None):
     return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" style="{style}">'
 
 
-def show(figure, alt):
+def show(figure, alt, **values):
     """Show a figure in a notebook, with this alternative text: what is seen, its numbers computed.
 
-    figure: of this module's functions, or of `panels`.
+    figure: of this module's functions, or of `panels`. alt: one literal with {names}, which the
+    catalogues of messages translate, and the values for them; without values, any text.
     """
-    figure.alt = alt
+    figure.alt = words(alt, **values) if values else alt
     figure._ipython_display_()
 
 
@@ -306,9 +307,7 @@ def histograms(
                 linewidth=1.4,
             )
         said = [
-            _named(
-                label, words("{values}, mean {mean}", values=_values(v), mean=_number(np.mean(v)))
-            )
+            _named(label, _values(v) + words(", mean {mean}", mean=_number(np.mean(v))))
             for label, v in groups.items()
         ]
         _say(
@@ -1253,13 +1252,13 @@ def image_gates(images, gates, titles=None):
         _bare(axes[0, column], titles[column] if titles else None, 7.5)
         _bare(axes[1, column])
     figure.colorbar(drawn, ax=axes[1, :], label="gate", pad=0.01, ticks=(0, 0.5, 1))
-    lowest = "; ".join(f"{t} {_values(g)}" for t, g in zip(titles or range(count), gates))
+    ranges = "; ".join(f"{t} {_values(g)}" for t, g in zip(titles or range(count), gates))
     _say(
         figure,
         words(
-            "{count} images and the gate of one channel over each: {lowest}.",
+            "{count} images and the gate of one channel over each: {ranges}.",
             count=count,
-            lowest=lowest,
+            ranges=ranges,
         ),
     )
     return figure

@@ -276,7 +276,10 @@ def load_imagenet_weights(network, path):
     checkpoint.assign(network, {n: a for n, a in arrays.items() if n not in reshaped})
     if fresh:
         print(
-            f"ImageNet weights loaded from {path}; not in that file, start fresh: "
-            + ", ".join(fresh)
+            words(
+                "ImageNet weights loaded from {path}; not in that file, start fresh: {names}",
+                path=path,
+                names=", ".join(fresh),
+            )
         )
     return fresh

@@ -11,6 +11,7 @@ it again. Code, outputs and tags are the English ones.
     python notebooks/translation.py status [NAME ...]    what is stale, lost or wrong
     python notebooks/translation.py read NAME CELL-ID    mark one cell as read again
     python notebooks/translation.py outputs [NAME ...]   copy the English outputs, translated
+    python notebooks/translation.py messages             bring the catalogue of messages up to date
 
 NAME is 02_layer or solutions/02_layer; without a name all notebooks are meant.
 """
@@ -19,9 +20,12 @@ import argparse
 import ast
 import copy
 import difflib
+import functools
 import hashlib
+import html
 import io
 import re
+import string
 import subprocess
 import sys
 import tokenize
@@ -30,8 +34,14 @@ from pathlib import Path
 
 import chinese
 import nbformat
+from babel.messages.catalog import Catalog
+from babel.messages.extract import extract
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po, write_po
 
 HERE = Path(__file__).resolve().parent
+PACKAGE = HERE.parent / "nam_edu"
+CATALOGUE = PACKAGE / "locale" / "zh" / "LC_MESSAGES" / "nam_edu.po"
 CHINESE = "--- 中文 ---"
 HEADER = re.compile(r"^=== (\S+) · (\S+) · (markdown|code) · ([0-9a-f]{12}) ===$", re.M)
 # Comments that all notebooks share.
@@ -195,7 +205,143 @@ def copy_outputs(english, twin):
 
 def translated(output):
     """An English output with its messages and alternative texts in Chinese."""
-    return copy.deepcopy(output)
+    output = copy.deepcopy(output)
+    if output.output_type == "stream":
+        lines = output.text.split("\n")
+        output.text = "\n".join(line_in_chinese(line) for line in lines)
+        return output
+    data = output.get("data", {})
+    if "text/html" in data:  # a picture, or a line that counts along
+        data["text/html"] = re.sub(
+            r'(?<=alt=")[^"]*(?=")|(?<=aria-label=")[^"]*(?=")|(?<=<div>)[^<]*(?=</div>)',
+            lambda match: html.escape(said_in_chinese(html.unescape(match[0]))),
+            data["text/html"],
+        )
+        data["text/plain"] = said_in_chinese(data["text/plain"])
+    return output
+
+
+# ----------------------------------------------------------------------------------- messages
+
+
+WITHIN_A_SENTENCE = r"(?:(?!\. ).)*?"
+A_NUMBER = r"[-−+]?\d[\d.,]*(?:e[-−+]?\d+)?"
+A_TIME = r"[\d hmins]+"
+# Names of gaps that hold numbers or times, and the messages that stand inside of others.
+GAPS = dict.fromkeys(
+    "n count rows columns epoch epochs low high lowest highest lowest_2 highest_2 mean share "
+    "weight minutes seconds hours loss top1 top5 eval_top1 eval_top5".split(),
+    A_NUMBER,
+)
+GAPS["time"] = A_TIME
+INSIDE = (
+    "from {low} to {high}",
+    ", lowest {value}",
+    ", highest {value}",
+    ", mean {mean}",
+    ", from weight decay alone {value}",
+    "at {value}, dashed",
+)
+DRAWN = ("plots", "progress", "recorder")
+
+
+@functools.cache
+def phrases(of_pictures):
+    """[(pattern, message, Chinese)] of the catalogue, longest first: of what pictures and lines
+    that count along say, or of what is printed."""
+    found = []
+    for message in catalogue():
+        files = [Path(file) for file, _ in message.locations]
+        from_pictures = any(file.suffix == ".ipynb" or file.stem in DRAWN for file in files)
+        if message.id and from_pictures == of_pictures and literal(message.id).strip():
+            found.append((pattern(message.id), message.id, message.string))
+    return sorted(found, key=lambda row: -len(literal(row[1])))
+
+
+def literal(message):
+    """The words of a message, without its {gaps}."""
+    return "".join(text for text, _, _, _ in string.Formatter().parse(message))
+
+
+def pattern(message, gap=None):
+    """A regular expression for what a message becomes when its {gaps} are filled."""
+    parts, seen = [], set()
+    for text, name, _, _ in string.Formatter().parse(message):
+        parts.append(re.escape(text))
+        if name is not None:
+            inner = gap or GAPS.get(name, WITHIN_A_SENTENCE)
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{inner})")
+            seen.add(name)
+    return re.compile("".join(parts), re.S)
+
+
+def filled(chinese_message, match, within):
+    """A Chinese message with the gaps of a match, whose contents `within` translates."""
+    values = {name: within(value) for name, value in match.groupdict().items()}
+    parts = string.Formatter().parse(chinese_message)
+    return "".join(text + (values[name] if name is not None else "") for text, name, _, _ in parts)
+
+
+def line_in_chinese(line):
+    """A printed line in Chinese, if it is a message; else as it is."""
+    if " | " in line and line.startswith("nam_edu "):  # the line of setup()
+        return " | ".join(printed_in_chinese(part, 1) or part for part in line.split(" | "))
+    mark = re.match(r"[✓✗] [\d.]+: ", line)
+    start = mark.end() if mark else 0
+    said = printed_in_chinese(line[start:], 1 if mark else 8)
+    return line[:start] + said if said else line
+
+
+def printed_in_chinese(text, least):
+    """A printed text in Chinese, or None if it is no message with `least` characters of its own."""
+    for expression, message, ours in phrases(False):
+        match = len(literal(message).strip()) >= least and expression.fullmatch(text)
+        if match:
+            return filled(ours, match, lambda value: printed_in_chinese(value, 8) or value)
+    return None
+
+
+def said_in_chinese(text):
+    """An alternative text in Chinese: messages one behind the other; else it stays as it is."""
+    return sentences_in_chinese(text) or text
+
+
+def sentences_in_chinese(text):
+    """As many sentences as there are, each of them a message; None where one is not."""
+    for stop in re.finditer(r"\. ", text):
+        first = drawn_in_chinese(text[: stop.start() + 1])
+        rest = first and sentences_in_chinese(text[stop.end() :])
+        if rest:
+            return f"{first} {rest}"
+    return drawn_in_chinese(text)
+
+
+def drawn_in_chinese(text, least=1):
+    """A sentence about a picture, or a line that counts along, in Chinese, or None if it is no
+    message that has no gaps, or `least` characters beside them."""
+    for expression, message, ours in phrases(True):
+        match = message not in INSIDE and message.endswith(".") == text.endswith(".")
+        match = match and expression.fullmatch(text)
+        if match and (len(literal(message).strip()) >= least or not match.groupdict()):
+            return filled(ours, match, gap_in_chinese)
+    return None
+
+
+def gap_in_chinese(text):
+    """What fills a gap of a sentence: a message, or text in which messages about numbers stand."""
+    whole = drawn_in_chinese(text, 1 if re.fullmatch(A_TIME, text) else 12)
+    if whole:
+        return whole
+    parts = []
+    for part in text.split("; "):
+        ours = drawn_in_chinese(part, 12)
+        for message in INSIDE if ours is None else ():
+            chinese_message = catalogue()[message].string
+            part = pattern(message, A_NUMBER).sub(
+                lambda match, ours=chinese_message: filled(ours, match, str), part
+            )
+        parts.append(ours or part)
+    return "; ".join(parts)
 
 
 # ------------------------------------------------------------------------------------- checks
@@ -454,6 +600,63 @@ def outputs(names):
         write(twin, twin_of(path))
 
 
+def extracted():
+    """The catalogue of all messages, untranslated: first arguments of `words`, `Wrong` and `right`
+    in the package, and alternative texts of the lessons."""
+    catalog = Catalog(
+        locale="zh",
+        header_comment="# The Chinese messages; `notebooks/translation.py messages` adds new ones.",
+        project="nam_edu",
+        version=" ",
+        msgid_bugs_address=" ",
+        last_translator=" ",
+        language_team="zh",
+        charset="utf-8",
+        fuzzy=False,
+    )
+    for path in sorted(PACKAGE.rglob("*.py")):
+        with open(path, "rb") as file:
+            found = list(extract("python", file, dict.fromkeys(("words", "Wrong", "right"))))
+        for _, message, _, _ in found:
+            catalog.add(message, locations=[(path.relative_to(PACKAGE.parent).as_posix(), 0)])
+    for path in lessons():
+        for message in messages_of_pictures(read(path)):
+            catalog.add(message, locations=[(path.relative_to(PACKAGE.parent).as_posix(), 0)])
+    return catalog
+
+
+def messages_of_pictures(notebook):
+    """The alternative texts with {gaps} that cells of a notebook hand to plots.show."""
+    for cell in notebook.cells:
+        for node in ast.walk(ast.parse(cell.source)) if cell.cell_type == "code" else ():
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "plots.show":
+                if node.keywords and isinstance(node.args[1], ast.Constant):
+                    yield node.args[1].value
+
+
+@functools.cache
+def catalogue():
+    """The translated catalogue, as its .po file says."""
+    with open(CATALOGUE, "rb") as file:
+        return read_po(file, locale="zh", domain="nam_edu")
+
+
+def messages():
+    """Bring the catalogue up to date: new messages in, stale ones out; and compile it."""
+    old, new = catalogue(), extracted()
+    new.creation_date, new.revision_date = old.creation_date, old.revision_date
+    for message in new:
+        if message.id and message.id in old:
+            message.string = old[message.id].string
+    with open(CATALOGUE, "wb") as file:
+        write_po(file, new, width=0, include_lineno=False)
+    with open(CATALOGUE.with_suffix(".mo"), "wb") as file:
+        write_mo(file, new)
+    missing = [message.id for message in new if message.id and not message.string]
+    print(f"{len(new)} messages, {len(missing)} without a translation", *missing, sep="\n  ")
+    return bool(missing)
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -464,6 +667,7 @@ def main(arguments=None):
     one = commands.add_parser("export")
     one.add_argument("name")
     one.add_argument("--stale", action="store_true", help="only what is not up to date")
+    commands.add_parser("messages")
     commands.add_parser("import").add_argument("file")
     cell = commands.add_parser("read")
     cell.add_argument("name")
@@ -472,6 +676,8 @@ def main(arguments=None):
     try:
         if given.command == "export":
             return export(given.name, given.stale)
+        if given.command == "messages":
+            return messages()
         if given.command == "import":
             return import_texts(given.file)
         if given.command == "read":

@@ -20,10 +20,14 @@ LIMIT = 5 * 2**20  # bytes
 FIRST_PAGE = "notebooks/aistudio/main.ipynb"
 PATTERNS = (
     "nam_edu/*.py",
+    "nam_edu/exercises/*.py",
+    "nam_edu/locale/*/*/*.mo",
     "nam_edu/machinery/*.py",
     "nam_edu/weights/*/*",
     "notebooks/*.ipynb",
     "notebooks/solutions/*.ipynb",
+    "notebooks/zh/*.ipynb",
+    "notebooks/zh/solutions/*.ipynb",
     "notebooks/images/*",
     "tests/golden/*",
     "results/*",
