@@ -24,7 +24,7 @@ RULES = [  # (what must not be there, what to do)
     (rf"[{HAN}]: |[{HAN}]:$", "use full-width punctuation"),
     (rf"\([{HAN}]|[{HAN}]\)|\([^()]*[{HAN}][^()]*\)", "use full-width brackets （）"),
     (rf"\"[^\"\n]*[{HAN}][^\"\n]*\"", "use “ ”"),
-    (rf" [{FULL}]|[{FULL}] (?![-|])(?=\S)", "no space beside full-width punctuation"),
+    (rf"(?<![-*.|>#]) [{FULL}]|[{FULL}] (?![-|])(?=\S)", "no space beside full-width punctuation"),
     ("您|咱们|小伙伴", "write 你 or 我们"),
     (rf"[{HAN}{FULL}]\n(?=[{HAN}“（])", "write a paragraph in one line: a break shows as a space"),
 ]

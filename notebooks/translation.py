@@ -329,7 +329,7 @@ def drawn_in_chinese(text, least=1):
 
 def gap_in_chinese(text):
     """What fills a gap of a sentence: a message, or text in which messages about numbers stand."""
-    whole = drawn_in_chinese(text, 1 if re.fullmatch(A_TIME, text) else 12)
+    whole = drawn_in_chinese(text, 1 if re.fullmatch(A_TIME, text) else 6)
     if whole:
         return whole
     parts = []
