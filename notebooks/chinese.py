@@ -32,7 +32,7 @@ RULES = [  # (what must not be there, what to do)
 
 @cache
 def glossary():
-    """[(English terms, Chinese terms, what is not used)] of the table, each a list of words."""
+    """[(English terms, Chinese terms, what is not used, note)]: lists of words, and a text."""
     rows = []
     for line in GLOSSARY.read_text(encoding="utf-8").splitlines():
         cells = [c.replace("\\|", "|").strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]]
@@ -40,7 +40,7 @@ def glossary():
             english, chinese, never = (
                 [w.strip() for w in re.split("[,、]", c) if w.strip()] for c in cells[:3]
             )
-            rows.append((english, chinese, never))
+            rows.append((english, chinese, never, cells[3]))
     return rows
 
 
@@ -55,7 +55,7 @@ def complaints(text, markdown=True):
     """What is wrong with a Chinese text (markdown, or comments of code), as a list of sentences."""
     found = []
     masked = plain(text)
-    for _, right, never in glossary():
+    for _, right, never, _ in glossary():
         found += [f"the glossary has {right[0]}, not {w}" for w in never if w in masked]
     for pattern, advice in RULES:
         for match in re.finditer(pattern, masked, re.M):
@@ -75,8 +75,12 @@ def complaints(text, markdown=True):
 def missing_terms(english, chinese):
     """Terms of the glossary that an English text has, and whose Chinese words its twin lacks."""
     english, lost = plain(english).lower(), []
-    rows = [(t, words) for terms, words, _ in glossary() for t in terms]
-    alone = [terms[0] for terms, words, _ in glossary() if len(terms) == 1 == len(words)]
+    rows = [(t, words) for terms, words, _, _ in glossary() for t in terms]
+    alone = [  # of more than one word, or in everyday use, it may be said in another way
+        terms[0]
+        for terms, words, _, note in glossary()
+        if len(terms) == 1 == len(words) and "日常词" not in note
+    ]
     for term, words in sorted(rows, key=lambda row: -len(row[0])):
         pattern = rf"\b{re.escape(term.lower())}s?\b"
         if (

@@ -3,9 +3,11 @@ and links, and no text that is older than what it translates."""
 
 import collections
 import copy
+import html
 import re
 import shutil
 import subprocess
+import unicodedata
 
 import chinese
 import nbformat
@@ -25,6 +27,25 @@ def test_every_lesson_has_a_twin():
     assert {p for p in found if "checkpoint" not in p.name} == set(map(translation.twin_of, TWINS))
 
 
+PARTS = {
+    "**You will be able to**": "**学完之后，你能够**",
+    "**You need**": "**预备知识**",
+    "**Time**": "**用时**",
+    "**In the package**": "**对应的代码**",
+    "**Predict": "**猜一猜",
+    "<summary>The answer</summary>": "<summary>答案</summary>",
+    "# Exercises": "# 练习",
+    "# Summary": "# 小结",
+    "*Mend it.*": "*改错。*",
+    "*An experiment.*": "*动手实验。*",
+}
+
+
+def columns(line):
+    """How wide a line is: what is drawn wide counts twice."""
+    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in line)
+
+
 @pytest.mark.parametrize("path", TWINS, ids=translation.name_of)
 class TestTwin:
     def test_nothing_is_lost_stale_or_wrong(self, path):
@@ -35,11 +56,19 @@ class TestTwin:
         """Told by counting: without the patterns with which the outputs were translated."""
 
         def numbers(notebook):
-            said = [str(cell.get("outputs", "")) for cell in notebook.cells]
+            said = [html.unescape(str(cell.get("outputs", ""))) for cell in notebook.cells]
             return [sorted(NUMBER.findall(re.sub(r"base64,[^\"]*", "", text))) for text in said]
 
         twin = translation.read(translation.twin_of(path))
         assert numbers(twin) == numbers(translation.read(path))
+
+    def test_has_the_shape_of_a_lesson(self, path):
+        english, twin = translation.read(path), translation.read(translation.twin_of(path))
+        for cell, ours in zip(english.cells, twin.cells):
+            for part, chinese_part in PARTS.items():
+                assert cell.source.count(part) == ours.source.count(chinese_part), (cell.id, part)
+            if ours.cell_type == "code":
+                assert max(map(columns, ours.source.split("\n"))) <= 125, ours.source
 
     def test_words_of_the_glossary_are_used(self, path):
         """A term that the English lesson uses has its Chinese word in the Chinese one."""
@@ -180,11 +209,11 @@ def test_the_linter_of_chinese_text():
 
 
 def test_the_glossary_has_one_row_for_a_term():
-    terms = collections.Counter(t for english, _, _ in chinese.glossary() for t in english)
+    terms = collections.Counter(t for english, _, _, _ in chinese.glossary() for t in english)
     assert len(terms) > 80 and [t for t, n in terms.items() if n > 1] == []
-    for _, ours, never in chinese.glossary():
+    for _, ours, never, _ in chinese.glossary():
         assert ours and not any(
-            n in w for _, right, _ in chinese.glossary() for w in right for n in never
+            n in w for _, right, _, _ in chinese.glossary() for w in right for n in never
         )
 
 
