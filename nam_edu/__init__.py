@@ -11,8 +11,8 @@ import zlib  # noqa: F401
 __version__ = "0.2.0.dev0"
 
 
-def setup(seed=0, data=None):
+def setup(seed=0, data=None, language=None):
     """Prepare this process; see `nam_edu.backend.setup`. Call it before Paddle is imported."""
     from .backend import setup
 
-    return setup(seed, data)
+    return setup(seed, data, language)

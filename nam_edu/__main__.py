@@ -213,7 +213,7 @@ def command_gamma(args):
 
 
 def command_data(args):
-    from .data import HOW_TO_GET, download_cifar100, known_places, locate_cifar100
+    from .data import download_cifar100, how_to_get, known_places, locate_cifar100
 
     if args.action == "download":
         print(f"CIFAR-100 is in {download_cifar100(args.out)}")
@@ -225,7 +225,7 @@ def command_data(args):
         found = locate_cifar100()
         for place, path in known_places():
             print(f"{'found' if path.exists() else '-':<6} {place:<18} {path}")
-        print(f"CIFAR-100: {found}" if found else HOW_TO_GET)
+        print(f"CIFAR-100: {found}" if found else how_to_get())
 
 
 def command_aistudio(args):

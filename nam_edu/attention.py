@@ -16,6 +16,8 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
+from .machinery.language import words
+
 
 def gamma_weights(gamma):
     """The share of each scale factor in the sum of their magnitudes: |gamma_i| / sum_j |gamma_j|.
@@ -69,8 +71,12 @@ def _refuse_replaced(bn, layer):
     # would silently drop W from the gate.
     if not isinstance(bn, FoldedBatchNorm):
         raise TypeError(
-            f"the batch norm of this {layer} was replaced by {type(bn).__name__}, which does not "
-            "apply the weights W; keep NAM's own batch norms out of convert_sync_batchnorm"
+            words(
+                "the batch norm of this {layer} was replaced by {kind}, which does not apply "
+                "the weights W; keep NAM's own batch norms out of convert_sync_batchnorm",
+                layer=layer,
+                kind=type(bn).__name__,
+            )
         )
 
 
@@ -131,9 +137,15 @@ class SpatialNAM(nn.Layer):
         height, width = self.size
         if tuple(seen) != self.size:
             raise ValueError(
-                f"SpatialNAM was built for maps of {height}x{width} pixels but got "
-                f"{seen[0]}x{seen[1]}: it has one lambda per pixel; build the layer (or the "
-                "network: image_size=...) for the size that it will see"
+                words(
+                    "SpatialNAM was built for maps of {height}x{width} pixels but got "
+                    "{h}x{w}: it has one lambda per pixel; build the layer (or the "
+                    "network: image_size=...) for the size that it will see",
+                    height=height,
+                    width=width,
+                    h=seen[0],
+                    w=seen[1],
+                )
             )
         pixels = x.reshape([0, channels, 1, height * width])  # (N, C, H, W) -> (N, C, 1, H*W)
         return self.bn(pixels).reshape([0, channels, height, width])

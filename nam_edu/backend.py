@@ -18,6 +18,7 @@ import warnings
 from pathlib import Path
 
 from . import __version__
+from .machinery.language import choose_language, words
 
 PROFILES = ("ci", "quick", "full")
 # On AI Studio these two folders survive a restart.
@@ -53,9 +54,9 @@ def usable_cores():
         ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
     ):
         try:
-            words = Path(quota_file).read_text().split()
-            quota = words[0]
-            period = Path(period_file).read_text() if period_file else words[1]
+            parts = Path(quota_file).read_text().split()
+            quota = parts[0]
+            period = Path(period_file).read_text() if period_file else parts[1]
             if quota not in ("max", "-1"):
                 return max(1, min(cores, int(int(quota) / int(period))))
         except (OSError, ValueError):
@@ -166,9 +167,11 @@ def tune_cpu():
     ]
     if lost and not paddle.device.get_device().startswith("gpu"):
         print(
-            f"Paddle was imported before nam_edu.setup(), too late for {' and '.join(lost)}: "
-            "it will be several times slower; restart Python (the kernel) and call "
-            "nam_edu.setup() first",
+            words(
+                "Paddle was imported before nam_edu.setup(), too late for {settings}: it will be "
+                "several times slower; restart Python (the kernel) and call nam_edu.setup() first",
+                settings=" and ".join(lost),
+            ),
             file=sys.stderr,
         )
     return _tuned
@@ -218,12 +221,17 @@ def what_lessons_miss():
     missing = [name for name in LESSON_PACKAGES if not importable(name)]
     if not missing:
         return ""
-    what = f"the lessons need {', '.join(missing)}, which Python does not find: "
     if EXTERNAL_LIBRARIES.parent.is_dir():
-        return what + "run the first cell of main.ipynb, then this cell again"
-    return (
-        what + f"pip install {' '.join(missing)}; python -m nam_edu doctor says what else is "
-        "missing"
+        return words(
+            "the lessons need {names}, which Python does not find: run the first cell of "
+            "main.ipynb, then this cell again",
+            names=", ".join(missing),
+        )
+    return words(
+        "the lessons need {names}, which Python does not find: pip install {packages}; python -m "
+        "nam_edu doctor says what else is missing",
+        names=", ".join(missing),
+        packages=" ".join(missing),
     )
 
 
@@ -249,22 +257,22 @@ def data_found():
     for place, candidate in known_places():
         if candidate == path:
             return f"CIFAR-100 ({place})"
-    return "Shapes-100 (generated; no CIFAR-100 found)"
+    return words("Shapes-100 (generated; no CIFAR-100 found)")
 
 
 def data_named(name):
     """The data of a command, in words: `name` is "shapes100", "cifar100", "given" or a path."""
     if name == "shapes100":
-        return "Shapes-100 (generated)"
+        return words("Shapes-100 (generated)")
     if name == "given":
-        return "images given in Python"
+        return words("images given in Python")
     if name == "cifar100":
         found = data_found()
-        return found if found.startswith("CIFAR-100") else "CIFAR-100 (not found)"
+        return found if found.startswith("CIFAR-100") else words("CIFAR-100 (not found)")
     return str(name)
 
 
-def setup(seed=0, data=None):
+def setup(seed=0, data=None, language=None):
     """Prepare this process and print one line about it. Call it before Paddle is imported.
 
     Tunes the CPU (see `tune_cpu`), seeds Python, NumPy and Paddle, and prints versions, device,
@@ -274,7 +282,11 @@ def setup(seed=0, data=None):
     folder of their runs where that is not the one beside the notebooks; packages of the lessons
     that are not installed are named on standard error. A command passes the data
     that it will use ("shapes100", "cifar100" or a path); the line then names that and no profile.
+
+    language: in which the course speaks from now on, "en" or "zh"; None stands for NAM_EDU_LANG, or
+    English. Raises ArgumentError for another.
     """
+    choose_language(language)
     tuned = tune_cpu()
     add_external_libraries()
     paddle = import_paddle()
@@ -286,16 +298,21 @@ def setup(seed=0, data=None):
     threads = thread_count()
     device = paddle.device.get_device()
     if device == "cpu" and paddle.is_compiled_with_cuda():
-        device = "cpu (Paddle's GPU build, but no GPU that it can use)"
+        device = words("cpu (Paddle's GPU build, but no GPU that it can use)")
     if data is None:
         elsewhere = runs_elsewhere()
         about = [
-            f"data: {data_found()}",
-            f"profile: {profile()}",
-            *([f"runs: {elsewhere}"] if elsewhere else []),
+            words("data: {name}", name=data_found()),
+            words("profile: {name}", name=profile()),
+            *([words("runs: {folder}", folder=elsewhere)] if elsewhere else []),
         ]
     else:
-        about = [f"data: {data_named(data)}"]
+        about = [words("data: {name}", name=data_named(data))]
+    if threads == 1:
+        cpu = words("{device}, 1 thread", device=device)
+    else:
+        cpu = words("{device}, {count} threads", device=device, count=threads)
+    settings = ", ".join(f"{n}={v}" for n, v in tuned.items()) or words("nothing")
     print(
         " | ".join(
             (
@@ -303,10 +320,10 @@ def setup(seed=0, data=None):
                 f"Paddle {paddle.__version__}",
                 f"Python {platform.python_version()}",
                 f"NumPy {np.__version__}",
-                f"{device}, {threads} thread{'s' * (threads != 1)}",
-                f"set: {', '.join(f'{n}={v}' for n, v in tuned.items()) or 'nothing'}",
+                cpu,
+                words("set: {settings}", settings=settings),
                 *about,
-                f"seed {seed}",
+                words("seed {seed}", seed=seed),
             )
         ),
         flush=True,

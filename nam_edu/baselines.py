@@ -19,6 +19,7 @@ import paddle.nn.functional as F
 from .attention import NAM, ChannelNAM
 from .machinery.checks import whole_number
 from .machinery.errors import ArgumentError
+from .machinery.language import words
 
 # Maps are averaged and searched for their maximum by adaptive pooling, not by x.mean and x.max: the
 # numbers are the same, the gradients are faster. Forward and backward of a (128, 256, 8, 8) map on
@@ -276,20 +277,30 @@ def build_attention(attention, channels, size) -> nn.Layer:
     """
     if isinstance(attention, nn.Layer):
         raise TypeError(
-            f"attention is a {type(attention).__name__} that is built already, but every block "
-            "needs one of its own: give a name or a callable f(channels, size)"
+            words(
+                "attention is a {kind} that is built already, but every block needs one of its "
+                "own: give a name or a callable f(channels, size)",
+                kind=type(attention).__name__,
+            )
         )
     if callable(attention):
         layer = attention(channels, size)
         if not isinstance(layer, nn.Layer):
             raise TypeError(
-                "the attention callable f(channels, size) must return a paddle.nn.Layer, not "
-                f"{type(layer).__name__}"
+                words(
+                    "the attention callable f(channels, size) must return a paddle.nn.Layer, not "
+                    "{kind}",
+                    kind=type(layer).__name__,
+                )
             )
         return layer
     if attention not in list(ATTENTIONS):
         raise ArgumentError(
-            f"unknown attention {attention!r}: choose one of {', '.join(ATTENTIONS)}, or give a "
-            "callable f(channels, size) -> paddle.nn.Layer"
+            words(
+                "unknown attention {attention!r}: choose one of {names}, or give a callable "
+                "f(channels, size) -> paddle.nn.Layer",
+                attention=attention,
+                names=", ".join(ATTENTIONS),
+            )
         )
     return ATTENTIONS[attention](channels, size)

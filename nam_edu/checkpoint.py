@@ -15,6 +15,7 @@ import numpy as np
 from .machinery import safe_pickle
 from .machinery.errors import NamEduError
 from .machinery.files import new_file
+from .machinery.language import words
 
 MAX_UNPACKED = 2**31  # bytes of arrays in one file; ResNet-152 with its optimizer takes 0.5 GB
 
@@ -69,10 +70,16 @@ def read_arrays(path):
         RecursionError,
     ) as error:
         raise CheckpointError(
-            f"{path} is damaged or no .npz file ({error}): use another copy of it"
+            words(
+                "{path} is damaged or no .npz file ({error}): use another copy of it",
+                path=path,
+                error=error,
+            )
         ) from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise CheckpointError(
+            words("{path} cannot be read: {error}", path=path, error=error)
+        ) from error
     if not isinstance(meta, dict):
         raise CheckpointError(f"{path}: its 'meta' is not a dictionary")
     return arrays, meta
@@ -127,7 +134,7 @@ def save_weights(network, path, meta=None):
         with new_file(path) as file:
             file.write(buffer.getvalue())
     else:
-        raise CheckpointError(f"{path}: weights are saved as *.npz or *.pdparams")
+        raise CheckpointError(words("{path}: weights are saved as *.npz or *.pdparams", path=path))
 
 
 def weights_of(arrays):
@@ -148,7 +155,7 @@ def read_weights(path):
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise CheckpointError(f"there is no weights file {path}")
+        raise CheckpointError(words("there is no weights file {path}", path=path))
     if path.suffix == ".npz":
         arrays, meta = read_arrays(path)
         return weights_of(arrays), meta
@@ -157,7 +164,9 @@ def read_weights(path):
     except safe_pickle.PickleError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+        raise CheckpointError(
+            words("{path} cannot be read: {error}", path=path, error=error)
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no dictionary of weights")
     arrays = {}
@@ -226,5 +235,11 @@ def assign_all(network, arrays, source):
     if extra:
         problems.append(f"not in the network: {_first(extra)}")
     if problems:
-        raise CheckpointError(f"{source} belongs to another network; {'; '.join(problems)}")
+        raise CheckpointError(
+            words(
+                "{source} belongs to another network; {problems}",
+                source=source,
+                problems="; ".join(problems),
+            )
+        )
     assign(network, arrays)

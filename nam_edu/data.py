@@ -20,6 +20,7 @@ from .machinery.cifar_archive import (
     write_archive,
 )
 from .machinery.files import file_md5, new_file
+from .machinery.language import words
 from .machinery.shapes100 import load_shapes100
 
 CIFAR100_URL = "https://dataset.bj.bcebos.com/cifar/cifar-100-python.tar.gz"
@@ -66,24 +67,34 @@ def locate_cifar100(path=None):
     """
     if path is not None:
         if not Path(path).expanduser().exists():
-            raise ArchiveError(f"there is no file {path}: check the path given with --data (data=)")
+            raise ArchiveError(
+                words(
+                    "there is no file {path}: check the path given with --data (data=)", path=path
+                )
+            )
         return Path(path).expanduser()
     for place, candidate in known_places():
         if candidate.exists():
             return candidate
         if place == "NAM_EDU_CIFAR100":
             raise ArchiveError(
-                f"NAM_EDU_CIFAR100 says {candidate}, but there is no such file: "
-                "correct the variable or unset it"
+                words(
+                    "NAM_EDU_CIFAR100 says {path}, but there is no such file: correct the "
+                    "variable or unset it",
+                    path=candidate,
+                )
             )
     return None
 
 
-HOW_TO_GET = (
-    "CIFAR-100 was not found; get it in one of these ways: 'python -m nam_edu data download' "
-    f"(169 MB); --data PATH or NAM_EDU_CIFAR100=PATH for a {CIFAR100_FILE} that you have; on AI "
-    "Studio add data set 76994 to the project; or use the generated stand-in: --data shapes100"
-)
+def how_to_get():
+    """What to do where CIFAR-100 is not found, as a sentence."""
+    return words(
+        "CIFAR-100 was not found; get it in one of these ways: 'python -m nam_edu data download' "
+        "(169 MB); --data PATH or NAM_EDU_CIFAR100=PATH for a {name} that you have; on AI "
+        "Studio add data set 76994 to the project; or use the generated stand-in: --data shapes100",
+        name=CIFAR100_FILE,
+    )
 
 
 # --------------------------------------------------------------------------------- download
@@ -113,14 +124,23 @@ def download_cifar100(folder=None, *, url=CIFAR100_URL, md5=CIFAR100_MD5):
                     bar.update(len(block))
             if digest.hexdigest() != md5:
                 raise ArchiveError(
-                    f"what came from {url} is not CIFAR-100: its md5 is "
-                    f"{digest.hexdigest()}, not {md5}; try again later"
+                    words(
+                        "what came from {url} is not CIFAR-100: its md5 is {found}, not {md5}; try "
+                        "again later",
+                        url=url,
+                        found=digest.hexdigest(),
+                        md5=md5,
+                    )
                 )
     except OSError as error:  # URLError and time-outs are OSErrors
         raise ArchiveError(
-            f"could not download {url} into {folder}: {error}; check the network "
-            f"and the folder, or fetch the file by other means and give its path "
-            "with --data"
+            words(
+                "could not download {url} into {folder}: {error}; check the network and the "
+                "folder, or fetch the file by other means and give its path with --data",
+                url=url,
+                folder=folder,
+                error=error,
+            )
         ) from error
     return target
 
@@ -134,7 +154,7 @@ def load_data(name):
     if name == "cifar100":
         path = locate_cifar100()
         if path is None:
-            raise ArchiveError(HOW_TO_GET)
+            raise ArchiveError(how_to_get())
         return read_archive(path)
     return read_archive(locate_cifar100(name))
 

@@ -19,6 +19,7 @@ from .attention import ChannelNAM, nam_layers
 from .baselines import ChannelNAMGateOnly, ConstantGate
 from .data import normalise
 from .machinery.inference import inference_mode, outputs
+from .machinery.language import words
 from .resnet import BasicBlock, BottleneckBlock, ResNet
 
 
@@ -118,9 +119,15 @@ def wilson_interval(right, n, z=1.959964):
     """
     right, n = float(right), float(n)  # NumPy's small whole numbers would overflow
     if not 1 <= n < math.inf:
-        raise ValueError(f"an interval needs at least one image, not {n:g}")
+        raise ValueError(words("an interval needs at least one image, not {n:g}", n=n))
     if not 0 <= right <= n:
-        raise ValueError(f"the number right must lie between 0 and the {n:g} images, not {right:g}")
+        raise ValueError(
+            words(
+                "the number right must lie between 0 and the {n:g} images, not {right:g}",
+                n=n,
+                right=right,
+            )
+        )
     share = right / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -134,7 +141,9 @@ def student_t(n, confidence=0.95):
     Raises ValueError for fewer than two values or a confidence that is not between 0 and 1.
     """
     if n < 2 or not 0 < confidence < 1:
-        raise ValueError("Student's t needs at least two values and a confidence between 0 and 1")
+        raise ValueError(
+            words("Student's t needs at least two values and a confidence between 0 and 1")
+        )
     freedom = n - 1
 
     def inside(angle):
@@ -203,14 +212,21 @@ def evaluate(network, split, batch_size=256):
     classes = len(split.fine_names)
     if logits.shape[1] != classes:
         raise ValueError(
-            f"the network has {logits.shape[1]} logits but the data has {classes} "
-            f"classes: build it with num_classes={classes}"
+            words(
+                "the network has {count} logits but the data has {classes} classes: build it "
+                "with num_classes={classes}",
+                count=logits.shape[1],
+                classes=classes,
+            )
         )
     if np.isnan(logits).any():
         image = int(np.isnan(logits).any(1).argmax())
         raise ValueError(
-            f"the network gives NaN for image {image}: its weights are damaged or its "
-            "training diverged"
+            words(
+                "the network gives NaN for image {image}: its weights are damaged or its "
+                "training diverged",
+                image=image,
+            )
         )
     n = len(split)
     ranking = np.argsort(-logits, axis=1, kind="stable")[:, :5]  # (N, classes) -> (N, 5)
@@ -352,7 +368,13 @@ def gate_maps(network, images, layer, batch_size=256):
     (N, C, h, w). Raises ValueError where the network has no NAM layer of this name."""
     layers, kept = dict(nam_layers(network)), []
     if layer not in layers:
-        raise ValueError(f"no NAM layer is called {layer!r}: choose one of {', '.join(layers)}")
+        raise ValueError(
+            words(
+                "no NAM layer is called {layer!r}: choose one of {names}",
+                layer=layer,
+                names=", ".join(layers),
+            )
+        )
     hook = layers[layer].register_forward_post_hook(
         lambda nam, inputs, _: kept.append(F.sigmoid(nam.logits(inputs[0])).numpy())
     )
@@ -404,11 +426,19 @@ def fixed_gates(network, gate=0.5, only=None):
     layers, found = {}, dict(nam_layers(network))
     if not found:
         raise ValueError(
-            "the network has no NAM layer, so it has no gate that could be fixed: "
-            'build it with attention="nam"'
+            words(
+                "the network has no NAM layer, so it has no gate that could be fixed: build it "
+                'with attention="nam"'
+            )
         )
     if only is not None and only not in found:
-        raise ValueError(f"no NAM layer is called {only!r}: choose one of {', '.join(found)}")
+        raise ValueError(
+            words(
+                "no NAM layer is called {layer!r}: choose one of {names}",
+                layer=only,
+                names=", ".join(found),
+            )
+        )
     for name, layer in found.items():
         if only not in (None, name):
             continue
@@ -419,7 +449,11 @@ def fixed_gates(network, gate=0.5, only=None):
             continue
         if name not in gate:
             raise ValueError(
-                f"there is no gate for the layer {name!r}: measure the gates of this very network"
+                words(
+                    "there is no gate for the layer {name!r}: measure the gates of this very "
+                    "network",
+                    name=name,
+                )
             )
         profile = gate[name].profile.astype(np.float32)
         shape = [1, -1, 1, 1] if isinstance(layer, ChannelNAM) else [1, 1, *layer.size]
@@ -453,8 +487,11 @@ def slot_gates(network, images, batch_size=256):
             gate = y[seen] / x[seen]
             if not np.abs(gate).max(initial=0) < 1000 or np.any(y[~seen]):
                 raise ValueError(
-                    f"the attention of {name} is not a gate: its output is not its map times "
-                    "moderate numbers, so nothing can be said of what it multiplies by"
+                    words(
+                        "the attention of {name} is not a gate: its output is not its map times "
+                        "moderate numbers, so nothing can be said of what it multiplies by",
+                        name=name,
+                    )
                 )
             # Squares of what differs from 1/2, as in `gates`.
             new = gate.size, gate.sum(), ((gate - 0.5) ** 2).sum()
@@ -494,7 +531,7 @@ def importance(block, of="nam"):
     """|gamma| of each channel of a residual branch, (C,): "nam", of its ChannelNAM; "bn", of the
     last ordinary batch norm before it. Raises ValueError for "nam" where the block has none."""
     if of not in ("nam", "bn"):
-        raise ValueError(f"unknown importance of={of!r}: choose nam or bn")
+        raise ValueError(words("unknown importance of={of!r}: choose nam or bn", of=of))
     if of == "bn":
         bn = block.bn3 if isinstance(block, BottleneckBlock) else block.bn2
     else:
@@ -504,8 +541,10 @@ def importance(block, of="nam"):
         )
         if bn is None:
             raise ValueError(
-                "the block has no NAM over its channels, so no gamma of NAM says what "
-                'they weigh: choose of="bn" or another network'
+                words(
+                    "the block has no NAM over its channels, so no gamma of NAM says what they "
+                    'weigh: choose of="bn" or another network'
+                )
             )
     return np.abs(bn.weight.numpy())
 
@@ -520,11 +559,17 @@ def without_channels(network, share, order="lowest", of="nam", seed=0):
     Raises ValueError for what it does not know, and for a network without such gammas or blocks.
     """
     if order not in ("lowest", "highest", "random"):
-        raise ValueError(f"unknown order {order!r}: choose lowest, highest or random")
+        raise ValueError(
+            words("unknown order {order!r}: choose lowest, highest or random", order=order)
+        )
     if not 0 <= share <= 1:
-        raise ValueError(f"the share of the channels must lie between 0 and 1, not {share}")
+        raise ValueError(
+            words("the share of the channels must lie between 0 and 1, not {share}", share=share)
+        )
     if not any(blocks(network)):
-        raise ValueError("the network has no residual block of nam_edu.resnet to take channels of")
+        raise ValueError(
+            words("the network has no residual block of nam_edu.resnet to take channels of")
+        )
     rng = np.random.default_rng(seed)
     layers = {}
     for name, block in blocks(network):

@@ -28,6 +28,7 @@ from .evaluation import constant_gates, mean_interval, predict, slot_gates
 from .findings import ALIVE, MARGIN_2, used, useful
 from .machinery.checks import whole_number
 from .machinery.errors import ArgumentError
+from .machinery.language import words
 from .machinery.progress import counted
 from .recipes import OWN, build_network, change, own_name, random_numbers_kept
 from .training import fit
@@ -173,8 +174,12 @@ def fingerprint(f, channels=8, size=(6, 6)):
         if not isinstance(y, paddle.Tensor) or y.shape != x.shape:
             shape = tuple(y.shape) if isinstance(y, paddle.Tensor) else type(y).__name__
             raise ArgumentError(
-                f"the layer makes {shape} of a map of shape {tuple(x.shape)}: an attention keeps "
-                "the shape of its map"
+                words(
+                    "the layer makes {after} of a map of shape {before}: an attention keeps the "
+                    "shape of its map",
+                    after=shape,
+                    before=tuple(x.shape),
+                )
             )
         weights = paddle.to_tensor(rng.normal(size=tuple(x.shape)).astype(np.float32))
         (y * weights).sum().backward()
@@ -252,9 +257,13 @@ def judge(
     """
     seeds = [whole_number("each of seeds", seed, 0) for seed in seeds]
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
-        raise ArgumentError(f"a judge needs two seeds or more, each of them once, not {seeds}")
+        raise ArgumentError(
+            words("a judge needs two seeds or more, each of them once, not {seeds}", seeds=seeds)
+        )
     if constant != "own" and not (isinstance(constant, (int, float)) and 0 < constant < math.inf):
-        raise ArgumentError(f'constant must be a number above 0 or "own", not {constant!r}')
+        raise ArgumentError(
+            words('constant must be a number above 0 or "own", not {constant!r}', constant=constant)
+        )
     gate = named(attention)
     fingerprint(gate)  # before anything is trained: it refuses what is no gate
     archive = load_data(recipe.data if data is None else data)

@@ -21,6 +21,7 @@ from .attention import ChannelNAM, nam_layers
 from .backend import profile, runs_elsewhere
 from .data import locate_cifar100
 from .machinery.errors import NamEduError, shell_command
+from .machinery.language import words
 from .machinery.progress import counted as counted  # for the cells that train or evaluate a lot
 from .training import (
     Run,
@@ -61,8 +62,16 @@ def lesson_data():
     if locate_cifar100() is not None:
         archive, name = load_data("cifar100"), "CIFAR-100"
     else:
-        archive, name = load_data("shapes100"), "Shapes-100, a generated stand-in for CIFAR-100"
-    print(f"data: {name}, {len(archive.train):,} images to train on, {len(archive.test):,} to test")
+        archive = load_data("shapes100")
+        name = words("Shapes-100, a generated stand-in for CIFAR-100")
+    print(
+        words(
+            "data: {name}, {train:,} images to train on, {test:,} to test",
+            name=name,
+            train=len(archive.train),
+            test=len(archive.test),
+        )
+    )
     return archive
 
 
@@ -88,9 +97,12 @@ def _in_the_clone(*parts):
     path = Path(__file__).resolve().parent.parent.joinpath(*parts)
     if not path.is_file():
         raise LessonError(
-            f"there is no {'/'.join(parts)} beside the package nam_edu: that file comes with a "
-            "clone of the repository, not with an installed package; run the lessons in a clone, "
-            "or check the name"
+            words(
+                "there is no {path} beside the package nam_edu: that file comes with a clone of "
+                "the repository, not with an installed package; run the lessons in a clone, or "
+                "check the name",
+                path="/".join(parts),
+            )
         )
     return path
 
@@ -102,14 +114,23 @@ def compare(guess, found):
     guess. Nothing depends on it, and no guess is an error.
     """
     if guess is ...:
-        print("You wrote no guess; the next time, put one in place of the dots and run both cells.")
+        print(
+            words(
+                "You wrote no guess; the next time, put one in place of the dots and run both "
+                "cells."
+            )
+        )
         return
     guesses, results = (list(v) if _is_list(v) else [v] for v in (guess, found))
-    print(
-        "your guess:", ", ".join(map(_short, guesses)), "  found:", ", ".join(map(_short, results))
-    )
+    guessed, there = (", ".join(map(_short, values)) for values in (guesses, results))
+    print(words("your guess: {guess}   found: {found}", guess=guessed, found=there))
     if len(guesses) != len(results):
-        print(f"(the question asks for {len(results)}, your guess has {len(guesses)})")
+        asked, given = len(results), len(guesses)
+        print(
+            words(
+                "(the question asks for {asked}, your guess has {given})", asked=asked, given=given
+            )
+        )
         return
     print("          ", ", ".join(_verdict(g, r) for g, r in zip(guesses, results)))
 
@@ -135,13 +156,16 @@ def _verdict(guess, found):
     """How near a guess is, in words."""
     guessed, number = _number(guess), _number(found)
     if guessed is None or number is None:
-        return "right" if str(guess).strip().lower() == str(found).lower() else "not so"
+        alike = str(guess).strip().lower() == str(found).lower()
+        return words("right") if alike else words("not so")
     if guessed == number:
-        return "exactly"
+        return words("exactly")
     if guessed * number > 0 and not 0.5 < guessed / number < 2:
         times = max(guessed / number, number / guessed)
-        return f"{times:.2g} times too {'large' if abs(guessed) > abs(number) else 'small'}"
-    return f"off by {abs(guessed - number):.2g}"
+        if abs(guessed) > abs(number):
+            return words("{times:.2g} times too large", times=times)
+        return words("{times:.2g} times too small", times=times)
+    return words("off by {difference:.2g}", difference=abs(guessed - number))
 
 
 def gates_of_a_new_network(network, images, batch_size=128):
@@ -236,7 +260,7 @@ def small_run(name, progress=False, **changes) -> Run:
             wanted, out=lesson_folder(name), resume=stopped, overwrite=True, progress=progress
         )
     except Stopped as error:
-        error.go_on = "run this cell again"  # it finds its way here
+        error.go_on = words("run this cell again")  # it finds its way here
         raise
 
 
@@ -247,9 +271,13 @@ def lesson_run() -> Run:
     if kept is not None:
         return kept
     if locate_cifar100() is not None:
-        print("Lesson 4 was not run here: the network that comes with the course is used instead.")
+        print(
+            words(
+                "Lesson 4 was not run here: the network that comes with the course is used instead."
+            )
+        )
         return shipped()
-    print("Lesson 4 was not run here: a small network is trained instead.")
+    print(words("Lesson 4 was not run here: a small network is trained instead."))
     return small_run("small")
 
 

@@ -21,6 +21,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .machinery.language import words
+
 # Okabe and Ito's colours (jfly.uni-koeln.de/color).
 BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, BLACK = (
     "#0072B2",
@@ -120,12 +122,13 @@ def _img(png, alt, width=None):
     return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" style="{style}">'
 
 
-def show(figure, alt):
+def show(figure, alt, **values):
     """Show a figure in a notebook, with this alternative text: what is seen, its numbers computed.
 
-    figure: of this module's functions, or of `panels`.
+    figure: of this module's functions, or of `panels`. alt: one literal with {names}, which the
+    catalogues of messages translate, and the values for them; without values, any text.
     """
-    figure.alt = alt
+    figure.alt = words(alt, **values) if values else alt
     figure._ipython_display_()
 
 
@@ -139,7 +142,7 @@ def _values(values):
     """Numbers as text: "from 0.1 to 0.5", or one of them where all are equal."""
     values = np.asarray(values, float)
     low, high = _number(np.nanmin(values)), _number(np.nanmax(values))
-    return low if low == high else f"from {low} to {high}"
+    return low if low == high else words("from {low} to {high}", low=low, high=high)
 
 
 def _number(value):
@@ -223,12 +226,16 @@ def _course_of(curves, xlabel, ylabel, title, hlines):
         if y.size == 0:
             continue
         ends = [_number(y[0]), _number(y[-1])]
-        text = f"from {ends[0]} to {ends[1]}"
-        beyond = [f"{what} {_number(v)}" for what, v in (("lowest", y.min()), ("highest", y.max()))]
-        beyond = [b for b in beyond if b.split(" ")[1] not in ends]
-        said.append(_named(label, text + "".join(f", {b}" for b in beyond)))
-    said += [_named(label, f"at {_number(v)}, dashed") for label, v in hlines.items()]
-    return f"{_named(title and title + ':', ylabel)} over {xlabel}: {'; '.join(said)}."
+        text = words("from {low} to {high}", low=ends[0], high=ends[1])
+        if _number(y.min()) not in ends:
+            text += words(", lowest {value}", value=_number(y.min()))
+        if _number(y.max()) not in ends:
+            text += words(", highest {value}", value=_number(y.max()))
+        said.append(_named(label, text))
+    for label, v in hlines.items():
+        said.append(_named(label, words("at {value}, dashed", value=_number(v))))
+    what = _named(title and title + ":", ylabel)
+    return words("{what} over {xlabel}: {said}.", what=what, xlabel=xlabel, said="; ".join(said))
 
 
 @styled
@@ -239,7 +246,7 @@ def bars(names, groups, xlabel, ylabel, title="", *, horizontal=False, labels=No
     for label, values in groups.items():
         bar_ends = ", ".join(f"{name} {_number(v)}" for name, v in zip(names, values))
         what = ", ".join(filter(None, (title, label, xlabel if horizontal else ylabel)))
-        _say(figure, f"Bars, {what}: {bar_ends}.")
+        _say(figure, words("Bars, {what}: {bar_ends}.", what=what, bar_ends=bar_ends))
     thick, at = 0.8 / len(groups), np.arange(len(names))
     for i, (label, values) in enumerate(groups.items()):
         place = at + (i - (len(groups) - 1) / 2) * thick
@@ -300,10 +307,18 @@ def histograms(
                 linewidth=1.4,
             )
         said = [
-            _named(label, f"{_values(v)}, mean {_number(np.mean(v))}")
+            _named(label, _values(v) + words(", mean {mean}", mean=_number(np.mean(v))))
             for label, v in groups.items()
         ]
-        _say(figure, f"Histogram of {xlabel}, {title}: {'; '.join(said)}.")
+        _say(
+            figure,
+            words(
+                "Histogram of {xlabel}, {title}: {said}.",
+                xlabel=xlabel,
+                title=title,
+                said="; ".join(said),
+            ),
+        )
         for at in lines_at:
             axis.axvline(at, color="#666666", linewidth=1, linestyle="--")
         axis.set(title=title, xlabel=xlabel)
@@ -325,10 +340,26 @@ def scatter(x, y, xlabel, ylabel, title="", *, diagonal=False):
         )
         axis.legend()
     axis.scatter(x, y, color=BLUE, s=26, zorder=3)
-    _say(figure, f"{len(x)} points: {xlabel} {_values(x)}, {ylabel} {_values(y)}.")
+    _say(
+        figure,
+        words(
+            "{count} points: {xlabel} {x}, {ylabel} {y}.",
+            count=len(x),
+            xlabel=xlabel,
+            x=_values(x),
+            ylabel=ylabel,
+            y=_values(y),
+        ),
+    )
     if diagonal:
         farthest = _number(np.abs(np.subtract(x, y)).max())
-        _say(figure, f"The farthest from the line of equal values is {farthest} off it.")
+        _say(
+            figure,
+            words(
+                "The farthest from the line of equal values is {farthest} off it.",
+                farthest=farthest,
+            ),
+        )
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
     return figure
 
@@ -343,7 +374,15 @@ def images(pictures, titles=None, columns=10, *, size=None):
         rows, columns, height=rows * (size + 0.16 * title_lines + 0.04), width=columns * size
     )
     named = ": " + ", ".join(str(t).replace("\n", " ") for t in titles) if titles else ""
-    _say(figure, f"{len(pictures)} pictures of {_size(pictures[0])} pixels{named}.")
+    _say(
+        figure,
+        words(
+            "{count} pictures of {size} pixels{named}.",
+            count=len(pictures),
+            size=_size(pictures[0]),
+            named=named,
+        ),
+    )
     for i, axis in enumerate(axes.ravel()):
         if i >= len(pictures):
             axis.axis("off")
@@ -388,8 +427,17 @@ def heatmap(
     row, column = np.unravel_index(np.nanargmax(values), values.shape)
     _say(
         figure,
-        f"{ylabel} by {xlabel}, {len(row_names)} rows and {len(column_names)} columns: values "
-        f"{_values(values)}, the largest in row {row_names[row]}, column {column_names[column]}.",
+        words(
+            "{ylabel} by {xlabel}, {rows} rows and {columns} columns: values {values}, "
+            "the largest in row {row}, column {column}.",
+            ylabel=ylabel,
+            xlabel=xlabel,
+            rows=len(row_names),
+            columns=len(column_names),
+            values=_values(values),
+            row=row_names[row],
+            column=column_names[column],
+        ),
     )
     drawn = axis.imshow(values, aspect="auto", cmap=cmap, vmin=low, vmax=high)
     axis.set_xticks(
@@ -428,7 +476,14 @@ def image_and_maps(image, maps, titles):
     axes[0, 0].imshow(_picture(image))
     _bare(axes[0, 0], "image\n(3, 32, 32)")
     channels = "; ".join(f"{title} {_values(m)}" for title, m in zip(titles, maps))
-    _say(figure, f"An image and {len(maps)} channels of its map, their values: {channels}.")
+    _say(
+        figure,
+        words(
+            "An image and {count} channels of its map, their values: {channels}.",
+            count=len(maps),
+            channels=channels,
+        ),
+    )
     for axis, values, title in zip(axes[0, 1:], maps, titles):
         bound = np.abs(values).max() or 1.0
         axis.imshow(values, cmap="PuOr", vmin=-bound, vmax=bound)
@@ -447,8 +502,14 @@ def gate_grid(columns):
         values, x_hat, gate, output = map(np.asarray, channel)
         _say(
             figure,
-            f"{' '.join(title.split())}: x̂ {_values(x_hat)}, gate {_values(gate)}, the output "
-            f"{_values(output)} where the map is {_values(values)}.",
+            words(
+                "{name}: x̂ {x_hat}, gate {gate}, the output {output} where the map is {map}.",
+                name=" ".join(title.split()),
+                x_hat=_values(x_hat),
+                gate=_values(gate),
+                output=_values(output),
+                map=_values(values),
+            ),
         )
         bound = np.abs(values).max() or 1.0
         own, fixed, gates = ("PuOr", -bound, bound), ("PuOr", -4, 4), ("viridis", 0, 1)
@@ -477,7 +538,16 @@ def channel_rows(rows, names, *, limits=None, digits=None, height=1.25):
         maps = np.asarray(maps, float)
         low, high = (limits or {}).get(title, (maps.min(), maps.max()))
         said = ", ".join(f"{name} {_values(m)}" for name, m in zip(names, maps))
-        _say(figure, f"{title}, {len(names)} channels of {_size(maps)} pixels: {said}.")
+        _say(
+            figure,
+            words(
+                "{title}, {count} channels of {size} pixels: {said}.",
+                title=title,
+                count=len(names),
+                size=_size(maps),
+                said=said,
+            ),
+        )
         for axis, name, picture in zip(axes[row], names, maps):
             drawn = axis.imshow(picture, cmap="viridis", vmin=low, vmax=high)
             _bare(axis, name if row == 0 else None)
@@ -491,8 +561,8 @@ def channel_rows(rows, names, *, limits=None, digits=None, height=1.25):
                     fontsize=6,
                     color="black" if value > low + 0.6 * (high - low) else "white",
                 )
-        words = title.replace(", ", ",\n")
-        axes[row, 0].set_ylabel(words, rotation=0, ha="right", va="center")
+        named = title.replace(", ", ",\n")
+        axes[row, 0].set_ylabel(named, rotation=0, ha="right", va="center")
         figure.colorbar(drawn, ax=list(axes[row]), pad=0.01)
     return figure
 
@@ -517,10 +587,27 @@ def points(groups, xlabel, ylabel, *, lines_at=None, log=False, height=2.9):
             markersize=5 + i,
             label=label,
         )
-        _say(figure, f"{label}, {len(x)} points: {xlabel} {_values(x)}, {ylabel} {_values(y)}.")
+        _say(
+            figure,
+            words(
+                "{label}, {count} points: {xlabel} {x}, {ylabel} {y}.",
+                label=label,
+                count=len(x),
+                xlabel=xlabel,
+                x=_values(x),
+                ylabel=ylabel,
+                y=_values(y),
+            ),
+        )
     for label, (x, y) in (lines_at or {}).items():
-        ends = f"from {_number(y[0])} at {_number(x[0])} to {_number(y[-1])} at {_number(x[-1])}"
-        _say(figure, f"Dashed, {label}: {ends}.")
+        ends = words(
+            "from {first} at {x} to {last} at {x_end}",
+            first=_number(y[0]),
+            x=_number(x[0]),
+            last=_number(y[-1]),
+            x_end=_number(x[-1]),
+        )
+        _say(figure, words("Dashed, {label}: {ends}.", label=label, ends=ends))
     if log:
         axis.set(xscale="log", yscale="log")
     axis.set(xlabel=xlabel, ylabel=ylabel)
@@ -561,7 +648,15 @@ def block_diagram(blocks):
         axis.text(plus / 2, 1.27, f"shortcut: {shortcut}", ha="center", fontsize=8.5)
         axis.text(plus / 2, 0.6, "residual branch", ha="center", fontsize=8.5)
         along = ", ".join(f"{what} {shape}" if what[0] in "xyc" else what for what, shape in steps)
-        _say(figure, f"{title}, with the shapes (C, H, W): {along}. Shortcut to the +: {shortcut}.")
+        _say(
+            figure,
+            words(
+                "{title}, with the shapes (C, H, W): {along}. Shortcut to the +: {shortcut}.",
+                title=title,
+                along=along,
+                shortcut=shortcut,
+            ),
+        )
         axis.set(xlim=(-0.55, 11.55), ylim=(-0.95, 1.6))
         _bare(axis)
         axis.set_title(title, loc="left", fontsize=9.5)
@@ -574,7 +669,10 @@ def stage_sizes(sides, names):
     figure, axes = _figure(len(sides), 1, height=1.75 * len(sides))
     for axis, (what, row) in zip(axes[:, 0], sides.items()):
         stages = ", ".join(f"{name} {side}" for name, side in zip(names, row))
-        _say(figure, f"Side of the map in pixels with {what}: {stages}.")
+        _say(
+            figure,
+            words("Side of the map in pixels with {what}: {stages}.", what=what, stages=stages),
+        )
         for i, side in enumerate(row):
             axis.add_patch(
                 matplotlib.patches.Rectangle(
@@ -617,11 +715,23 @@ def map_rows(rows):
         for axis, one in zip(row[1:], values):
             axis.imshow(one, cmap="viridis", vmin=0, vmax=values.max() or 1)
     said = "; ".join(
-        f"{title}, up to {_number(values.max())}, "
-        f"{100 * np.mean(values > values.max() / 10):.0f} per cent of its pixels above a tenth"
+        words(
+            "{title}, up to {highest}, {share:.0f} per cent of its pixels above a tenth",
+            title=title,
+            highest=_number(values.max()),
+            share=100 * np.mean(values > values.max() / 10),
+        )
         for title, values in maps.items()
     )
-    _say(figure, f"Up to {count} maps in each of {len(maps)} rows: {said}.")
+    _say(
+        figure,
+        words(
+            "Up to {count} maps in each of {rows} rows: {said}.",
+            count=count,
+            rows=len(maps),
+            said=said,
+        ),
+    )
     return figure
 
 
@@ -633,13 +743,16 @@ def spreads(groups, xlabel, *, band=None, band_label=""):
     axis = axes[0, 0]
     if band is not None:
         axis.axvspan(*band, color="#dddddd", label=band_label, linewidth=0)
-        _say(figure, f"Shaded, {band_label}: {_values(band)}.")
+        _say(
+            figure,
+            words("Shaded, {band_label}: {values}.", band_label=band_label, values=_values(band)),
+        )
     for i, values in enumerate(groups.values()):
         low, middle, high = np.percentile(values, (25, 50, 75))
         axis.plot([low, high], [i, i], color=SKY, linewidth=5, solid_capstyle="butt")
         axis.plot(middle, i, "o", color=BLUE, markersize=5)
     medians = ", ".join(f"{name} {_number(np.median(v))}" for name, v in groups.items())
-    _say(figure, f"Medians, {xlabel}: {medians}.")
+    _say(figure, words("Medians, {xlabel}: {medians}.", xlabel=xlabel, medians=medians))
     axis.set_yticks(range(len(groups)), list(groups))
     axis.invert_yaxis()
     axis.grid(False, axis="y")
@@ -710,10 +823,14 @@ def superclass_confusion(confusion, names):
     )
     right, others = np.diag(share), share - np.diag(np.diag(share))
     row, column = np.unravel_index(others.argmax(), share.shape)
-    figure.alt = (
-        f"Of {len(names)} superclasses {_values(right)} per cent of the images are recognised. "
-        f"The most frequent mistake: {_number(others.max())} per cent of {short[row]} are taken "
-        f"for {short[column]}."
+    figure.alt = words(
+        "Of {count} superclasses {right} per cent of the images are recognised. The most frequent "
+        "mistake: {share} per cent of {row} are taken for {column}.",
+        count=len(names),
+        right=_values(right),
+        share=_number(others.max()),
+        row=short[row],
+        column=short[column],
     )
     return figure
 
@@ -730,7 +847,14 @@ def overlays(images, maps, titles, names):
     )
     for row, image, heats, name in zip(axes, images, maps, names):
         bright = ", ".join(f"{t} {100 * np.mean(m > 0.5):.0f}" for t, m in zip(titles, heats))
-        _say(figure, f"{name}, share of the image above half of the map, per cent: {bright}.")
+        _say(
+            figure,
+            words(
+                "{name}, share of the image above half of the map, per cent: {bright}.",
+                name=name,
+                bright=bright,
+            ),
+        )
         height, width = image.shape[1:]
         for axis, heat, title in zip(row, [None, *heats], [name, *titles]):
             axis.imshow(_picture(image), extent=(0, width, height, 0))
@@ -771,7 +895,17 @@ def seeds(groups, ylabel, title="", *, ax=None):
         axis.plot([place - 0.22, place + 0.22], [mean, mean], color="black", linewidth=2)
         values = list(groups[label].values())
         of = f"{title}, {ylabel}" if title else ylabel
-        _say(axis, f"{label}: {len(values)} runs {_values(values)}, mean {_number(mean)} ({of}).")
+        _say(
+            axis,
+            words(
+                "{label}: {count} runs {values}, mean {mean} ({of}).",
+                label=label,
+                count=len(values),
+                values=_values(values),
+                mean=_number(mean),
+                of=of,
+            ),
+        )
     axis.set_xticks(range(len(labels)), labels)
     axis.set(ylabel=ylabel, title=title, xlim=(-0.5, len(labels) - 0.5))
     if ax is None:
@@ -815,8 +949,15 @@ def gamma_heatmap(history, title=""):
     figure.colorbar(drawn, ax=axis, label="|γ|", pad=0.01)
     _say(
         figure,
-        f"|γ| of the {history.shape[1]} channels of {title or 'a layer'}: {_values(history[0])} "
-        f"before training, {_values(history[-1])} after epoch {len(history) - 1}.",
+        words(
+            "|γ| of the {count} channels of {layer}: {before} before training, {after} "
+            "after epoch {epoch}.",
+            count=history.shape[1],
+            layer=title or words("a layer"),
+            before=_values(history[0]),
+            after=_values(history[-1]),
+            epoch=len(history) - 1,
+        ),
     )
     axis.set(xlabel="channel, largest |γ| at the end first", ylabel="epoch", title=title)
     return figure
@@ -828,10 +969,19 @@ def gate_ranges(gates, title=""):
     figure, axes = _figure(height=0.7 + 0.24 * len(gates))
     axis = axes[0, 0]
     spans = {name: gate.high - gate.low for name, gate in gates.items()}
-    for what, choose in (("widest", max), ("narrowest", min)):
+    for which, choose in ((words("widest"), max), (words("narrowest"), min)):
         name = choose(spans, key=spans.get)
-        reach = f"from {gates[name].low:.4f} to {gates[name].high:.4f}"
-        _say(figure, f"The {what} of {len(gates)} ranges of the gate: {name}, {reach}.")
+        _say(
+            figure,
+            words(
+                "The {which} of {count} ranges of the gate: {name}, from {low:.4f} to {high:.4f}.",
+                which=which,
+                count=len(gates),
+                name=name,
+                low=gates[name].low,
+                high=gates[name].high,
+            ),
+        )
     for i, gate in enumerate(gates.values()):
         axis.plot(
             [gate.low, gate.high],
@@ -874,12 +1024,18 @@ def gamma_at(history, layer, epoch, expected=None):
     highest = max(np.histogram(row, edges)[0].max() for row in rows)
     figure, (left, right) = panels(2, height=2.5)
     left.hist(now, edges, color=BLUE)
-    said = f"{layer}, epoch {epoch}: |γ| of {len(now)} channels {_values(now)}"
+    said = words(
+        "{layer}, epoch {epoch}: |γ| of {count} channels {values}",
+        layer=layer,
+        epoch=epoch,
+        count=len(now),
+        values=_values(now),
+    )
     if expected is not None:
         label = "weight decay alone"
         left.axvline(expected[epoch], color=BLACK, linewidth=2, linestyle=":", label=label)
         left.legend()
-        said += f", from weight decay alone {_number(expected[epoch])}"
+        said += words(", from weight decay alone {value}", value=_number(expected[epoch]))
     left.set(xlabel="|γ|", ylabel="channels", title=f"{layer}, epoch {epoch}")
     left.set(xlim=(0, edges[-1]), ylim=(0, 1.05 * highest))
     right.plot(np.linspace(0, 100, len(share)), np.sort(share)[::-1], color=ORANGE)
@@ -890,7 +1046,7 @@ def gamma_at(history, layer, epoch, expected=None):
         title="1 = all weigh the same",
         ylim=(0, max(2, shares.max() * 1.05)),
     )
-    _say(figure, f"{said}; weights W times C {_values(share)}.")
+    _say(figure, words("{said}; weights W times C {values}.", said=said, values=_values(share)))
     return figure
 
 
@@ -970,9 +1126,24 @@ def intervals(differences, margin, title=""):
             )
         axis.plot(mean, i, "o", color="white", markeredgecolor=BLUE, markersize=6)
         # low and high are those of the 90 % interval now
-        place = "inside" if -margin < low and high < margin else "not inside"
-        said = f"{name}: mean {mean:+.2f}, 90 % interval {low:+.2f} to {high:+.2f}"
-        _say(figure, f"{said.replace('-', '−')}, {place} the band of {points}.")
+        inside = -margin < low and high < margin
+        numbers = (f"{number:+.2f}".replace("-", "−") for number in (mean, low, high))
+        mean, low, high = numbers
+        _say(
+            figure,
+            words(
+                "{name}: mean {mean}, 90 % interval {low} to {high}, {inside} the band of "
+                "{points}.",
+                name=name.replace("-", "−"),
+                mean=mean,
+                low=low,
+                high=high,
+                inside=words("inside") if inside else words("not inside"),
+                points=words("1 point")
+                if margin == 1
+                else words("{margin:g} points", margin=margin),
+            ),
+        )
     axis.set_yticks(range(len(differences)), list(differences))
     axis.set(xlabel="points of top-1", title=title, ylim=(len(differences) - 0.4, -0.6))
     axis.grid(False, axis="y")
@@ -1000,12 +1171,18 @@ def weights_by_layer(history, title=""):
     axis.set_xticks(range(len(names)), names, fontsize=8)
     axis.set(ylabel="|γ| over the layer's mean", title=title)
     axis.grid(False, axis="x")
-    for what, choose in (("most", max), ("least", min)):
+    for how, choose in ((words("most"), max), (words("least"), min)):
         name = choose(shares, key=lambda name: shares[name].std())
         _say(
             figure,
-            f"|γ| over its layer's mean spreads {what} in {name} with {len(shares[name])} "
-            f"channels: {_values(shares[name])}.",
+            words(
+                "|γ| over its layer's mean spreads {how} in {name} with {count} channels: "
+                "{values}.",
+                how=how,
+                name=name,
+                count=len(shares[name]),
+                values=_values(shares[name]),
+            ),
         )
     return figure
 
@@ -1044,10 +1221,21 @@ def gate_channels(gates, weights, title=""):
     first, second = channels[order[0]], channels[order[1]]
     _say(
         figure,
-        f"{title or 'A layer'}, the gates of {len(weights)} channels: the heaviest, with "
-        f"{100 * weights[order[0]]:.0f} per cent of the weight, from {first.min():.2f} to "
-        f"{first.max():.2f}, 98 per cent of them from {np.percentile(first, 1):.2f} to "
-        f"{np.percentile(first, 99):.2f}; the next from {second.min():.2f} to {second.max():.2f}.",
+        words(
+            "{layer}, the gates of {count} channels: the heaviest, with {weight:.0f} per "
+            "cent of the weight, from {lowest:.2f} to {highest:.2f}, 98 per cent of them from "
+            "{low:.2f} to {high:.2f}; the next from {lowest_2:.2f} to "
+            "{highest_2:.2f}.",
+            layer=title or words("a layer").capitalize(),
+            count=len(weights),
+            weight=100 * weights[order[0]],
+            lowest=first.min(),
+            highest=first.max(),
+            low=np.percentile(first, 1),
+            high=np.percentile(first, 99),
+            lowest_2=second.min(),
+            highest_2=second.max(),
+        ),
     )
     return figure
 
@@ -1064,8 +1252,15 @@ def image_gates(images, gates, titles=None):
         _bare(axes[0, column], titles[column] if titles else None, 7.5)
         _bare(axes[1, column])
     figure.colorbar(drawn, ax=axes[1, :], label="gate", pad=0.01, ticks=(0, 0.5, 1))
-    lowest = "; ".join(f"{t} {_values(g)}" for t, g in zip(titles or range(count), gates))
-    _say(figure, f"{count} images and the gate of one channel over each: {lowest}.")
+    ranges = "; ".join(f"{t} {_values(g)}" for t, g in zip(titles or range(count), gates))
+    _say(
+        figure,
+        words(
+            "{count} images and the gate of one channel over each: {ranges}.",
+            count=count,
+            ranges=ranges,
+        ),
+    )
     return figure
 
 

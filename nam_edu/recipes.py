@@ -15,6 +15,7 @@ from .baselines import ATTENTIONS
 from .data import CIFAR100_MEAN, CIFAR100_STD
 from .machinery.checks import checked, setting
 from .machinery.errors import TrainingError
+from .machinery.language import words
 from .resnet import DEPTHS, STEMS, BasicBlock, BottleneckBlock, resnet
 
 SCHEDULES = ("constant", "cosine", "multistep")
@@ -86,8 +87,10 @@ class Recipe:
     def __post_init__(self):
         if callable(self.attention):
             raise TrainingError(
-                "a recipe keeps names only: give an attention of your own to "
-                "fit(recipe, attention=...) or build_network"
+                words(
+                    "a recipe keeps names only: give an attention of your own to fit(recipe, "
+                    "attention=...) or build_network"
+                )
             )
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
@@ -172,7 +175,13 @@ def recipe(name, **changes):
     Raises TrainingError for an unknown recipe or field, or a value out of its range.
     """
     if name not in RECIPES:
-        raise TrainingError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
+        raise TrainingError(
+            words(
+                "unknown recipe {name!r}: choose one of {names}",
+                name=name,
+                names=", ".join(RECIPES),
+            )
+        )
     return change(RECIPES[name], **changes)
 
 
@@ -183,7 +192,11 @@ def change(base, **changes):
     unknown = [name for name in changes if name not in fields]
     if unknown:
         raise TrainingError(
-            f"a recipe has no field {unknown[0]!r}; its fields are {', '.join(fields)}"
+            words(
+                "a recipe has no field {unknown!r}; its fields are {names}",
+                unknown=unknown[0],
+                names=", ".join(fields),
+            )
         )
     return dataclasses.replace(base, **changes)
 
@@ -202,7 +215,9 @@ def _renamed(values):
     if "decay_gamma" in values:  # until version 0.1 a switch
         decays = values.pop("decay_gamma")
         if not isinstance(decays, bool):
-            raise TrainingError(f"decay_gamma must be True or False, not {decays!r}")
+            raise TrainingError(
+                words("decay_gamma must be True or False, not {decays!r}", decays=decays)
+            )
         values["gamma_decay"] = float(decays)
     return values
 
@@ -233,8 +248,11 @@ def own_name(attention):
     qualified name; of a `functools.partial` also the arguments it fixes."""
     if isinstance(attention, nn.Layer) or not callable(attention):
         raise TrainingError(
-            f"attention must be a callable f(channels, size) that returns a new "
-            f"paddle.nn.Layer, not {_described(attention)}"
+            words(
+                "attention must be a callable f(channels, size) that returns a new "
+                "paddle.nn.Layer, not {described}",
+                described=_described(attention),
+            )
         )
     return OWN + _qualified_name(attention)
 
@@ -265,17 +283,23 @@ def choose_attention(recipe, attention):
         if recipe.attention.startswith(OWN):
             name = recipe.attention[len(OWN) :]
             raise TrainingError(
-                f"the attention of this network, {name}, is not in the registry: "
-                "go on in Python and hand over the callable it was built with, "
-                "attention=... (fit, open_run, build_network)"
+                words(
+                    "the attention of this network, {name}, is not in the registry: go on in "
+                    "Python and hand over the callable it was built with, attention=... (fit, "
+                    "open_run, build_network)",
+                    name=name,
+                )
             )
         return recipe.attention
     given = own_name(attention)
     if given != recipe.attention:
         raise TrainingError(
-            f"the attention of this network is {recipe.attention!r}, not "
-            f"{given!r}: hand over the callable it was built with, or none where "
-            "it is in the registry"
+            words(
+                "the attention of this network is {attention!r}, not {given!r}: hand over the "
+                "callable it was built with, or none where it is in the registry",
+                attention=recipe.attention,
+                given=given,
+            )
         )
     return attention
 

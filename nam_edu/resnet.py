@@ -15,6 +15,7 @@ from .baselines import build_attention
 from .data import CIFAR100_MEAN, CIFAR100_STD
 from .machinery.channels_last import residual_block, through
 from .machinery.checks import whole_number
+from .machinery.language import words
 
 
 @residual_block("conv1", "bn1", "relu", "conv2", "bn2")
@@ -128,10 +129,20 @@ class ResNet(nn.Layer):
         super().__init__()
         if depth not in DEPTHS:
             raise ValueError(
-                f"unknown depth {depth!r}: choose one of {', '.join(map(str, DEPTHS))}"
+                words(
+                    "unknown depth {depth!r}: choose one of {names}",
+                    depth=depth,
+                    names=", ".join(map(str, DEPTHS)),
+                )
             )
         if stem not in STEMS:
-            raise ValueError(f"unknown stem {stem!r}: choose one of {', '.join(STEMS)}")
+            raise ValueError(
+                words(
+                    "unknown stem {stem!r}: choose one of {names}",
+                    stem=stem,
+                    names=", ".join(STEMS),
+                )
+            )
         for name, value in (
             ("num_classes", num_classes),
             ("in_channels", in_channels),
@@ -256,13 +267,19 @@ def load_imagenet_weights(network, path):
     ]
     if strangers or extra:
         raise checkpoint.CheckpointError(
-            f"{path} does not fit this network; first tensors that differ: "
-            f"{', '.join((strangers + extra)[:3])}"
+            words(
+                "{path} does not fit this network; first tensors that differ: {names}",
+                path=path,
+                names=", ".join((strangers + extra)[:3]),
+            )
         )
     checkpoint.assign(network, {n: a for n, a in arrays.items() if n not in reshaped})
     if fresh:
         print(
-            f"ImageNet weights loaded from {path}; not in that file, start fresh: "
-            + ", ".join(fresh)
+            words(
+                "ImageNet weights loaded from {path}; not in that file, start fresh: {names}",
+                path=path,
+                names=", ".join(fresh),
+            )
         )
     return fresh

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import checkpoint
 from .machinery.errors import TrainingError
+from .machinery.language import words
 from .machinery.run_folder import newest_state, read_about
 from .recipes import RECIPES, Recipe, build_network, choose_attention, recipe_of
 
@@ -59,8 +60,11 @@ def open_run(folder, attention=None):
     state = newest_state(folder)
     if state is None:
         raise TrainingError(
-            f"the run in {folder} has not saved an epoch yet: continue it with "
-            "--resume (resume=True)"
+            words(
+                "the run in {folder} has not saved an epoch yet: continue it with --resume "
+                "(resume=True)",
+                folder=folder,
+            )
         )
     recipe = recipe_of(about["recipe"])
     if attention is not None:
@@ -85,8 +89,11 @@ def shipped(attention="nam"):
     """
     if not (SHIPPED / attention).is_dir():
         raise TrainingError(
-            f"no run with attention {attention!r} comes with the package: there is "
-            f"{' and '.join(sorted(p.name for p in SHIPPED.glob('*')))}"
+            words(
+                "no run with attention {attention!r} comes with the package: there is {names}",
+                attention=attention,
+                names=" and ".join(sorted(p.name for p in SHIPPED.glob("*"))),
+            )
         )
     return open_run(SHIPPED / attention)
 
@@ -106,7 +113,9 @@ def load_network(path, attention=None):
     try:
         recipe = recipe_of(meta["recipe"]) if "recipe" in meta else RECIPES["tutorial"]
     except (TypeError, ValueError) as error:
-        raise checkpoint.CheckpointError(f"{path}: its recipe cannot be used: {error}") from None
+        raise checkpoint.CheckpointError(
+            words("{path}: its recipe cannot be used: {error}", path=path, error=error)
+        ) from None
     network = build_network(recipe, attention)
     checkpoint.assign_all(network, arrays, path)
     network.eval()

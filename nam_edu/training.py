@@ -23,6 +23,7 @@ from .baselines import ATTENTIONS
 from .data import Archive, Batches, channel_statistics, load_data
 from .machinery.errors import Stopped, TrainingError, shell_command
 from .machinery.files import write_text
+from .machinery.language import words
 from .machinery.progress import stops_read_well
 from .machinery.recorder import Progress, Recorder, signals_go_to
 from .machinery.run_folder import locked, machine, newest_state, prepare_folder, versions
@@ -168,8 +169,10 @@ def fit(
         mean, std = channel_statistics(train.images)
         if recipe.std is None and min(std) == 0:
             raise TrainingError(
-                "all training images have the same value in one colour, so its "
-                "standard deviation is 0: check the data, or give --std (std=)"
+                words(
+                    "all training images have the same value in one colour, so its standard "
+                    "deviation is 0: check the data, or give --std (std=)"
+                )
             )
         recipe = change(recipe, mean=recipe.mean or mean, std=recipe.std or std)
 
@@ -211,7 +214,7 @@ def fit(
                 )
         except Stopped as stopped:
             if not resume:
-                stopped.go_on += " with resume=True"
+                stopped.go_on = words("run this cell again with resume=True")
             raise
         if ranks > 1:
             paddle.distributed.barrier()  # until the first has saved everything
@@ -237,8 +240,12 @@ def _cut(archive, recipe):
         rows = rows[: recipe.train_images]
     if len(rows) < recipe.batch_size:
         raise TrainingError(
-            f"a batch of {recipe.batch_size} images is more than the "
-            f"{len(rows)} there are to train on: lower --batch-size (batch_size)"
+            words(
+                "a batch of {batch_size} images is more than the {count} there are to train "
+                "on: lower --batch-size (batch_size)",
+                batch_size=recipe.batch_size,
+                count=len(rows),
+            )
         )
     train = archive.train.take(rows) if len(rows) < len(archive.train) else archive.train
     if recipe.validation:
@@ -261,7 +268,10 @@ def _train(
     optimizer = build_optimizer(recipe, network, len(batches))
     on_gpu = paddle.device.get_device().startswith("gpu")
     if recipe.amp and not on_gpu:
-        print("mixed precision (amp) needs a GPU: this run computes in float32", file=sys.stderr)
+        print(
+            words("mixed precision (amp) needs a GPU: this run computes in float32"),
+            file=sys.stderr,
+        )
     scaler = paddle.amp.GradScaler() if recipe.amp and on_gpu else None
 
     recorder = Recorder(recipe, folder, network, optimizer, batches, evaluated_on, share, scaler)
@@ -269,12 +279,23 @@ def _train(
     if state is not None:
         recorder.restore(*state)
         if recorder.epoch >= recipe.epochs:
-            print(f"the run in {folder} is finished: {recorder.epoch} of {recipe.epochs} epochs")
+            print(
+                words(
+                    "the run in {folder} is finished: {epoch} of {epochs} epochs",
+                    folder=folder,
+                    epoch=recorder.epoch,
+                    epochs=recipe.epochs,
+                )
+            )
             return
-        print(
-            f"going on after epoch {recorder.epoch} of {recipe.epochs}"
-            + (f", step {recorder.step} of {len(batches)}" if recorder.step else "")
-        )
+        where = {"epoch": recorder.epoch, "epochs": recipe.epochs}
+        if recorder.step:
+            where.update(step=recorder.step, steps=len(batches))
+            print(
+                words("going on after epoch {epoch} of {epochs}, step {step} of {steps}", **where)
+            )
+        else:
+            print(words("going on after epoch {epoch} of {epochs}", **where))
 
     model = paddle.Model(network)
     model.prepare(

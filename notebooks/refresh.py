@@ -1,8 +1,9 @@
 """Run notebooks from top to bottom and keep their outputs: python notebooks/refresh.py [NAME ...].
 
-For maintainers. Each notebook (all lessons, their solutions and AI Studio's first page, or those
-named) runs in a new kernel; its file is replaced only when every cell succeeded. Outputs and counts
-are kept; times of execution and states of widgets are not.
+For maintainers. Each English notebook (all lessons, their solutions and AI Studio's first page, or
+those named) runs in a new kernel; its file is replaced only when every cell succeeded. Outputs and
+counts are kept; times of execution and states of widgets are not. Its Chinese twin, whose code is
+the same, does not run: it gets the outputs, translated (`translation.py`).
 """
 
 import argparse
@@ -13,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 import nbformat
+import translation
 from nbclient import NotebookClient
 
 HERE = Path(__file__).resolve().parent
@@ -80,6 +82,8 @@ def refresh(path):
     tidy(notebook)
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
+    if translation.twin_of(path).is_file():
+        translation.outputs([translation.name_of(path)])
     print(
         f"{path.relative_to(HERE)}: {time.perf_counter() - started:.0f} s, {seconds:.0f} of them "
         f"in the cell {cell}; {path.stat().st_size // 1024} KB",
@@ -94,8 +98,11 @@ def main():
     paths = [HERE / name for name in names] or sorted(
         path
         for path in HERE.rglob("*.ipynb")
-        if not {".ipynb_checkpoints", "runs"} & set(path.parts)
+        if not {".ipynb_checkpoints", "runs", "zh"} & set(path.relative_to(HERE).parts)
     )
+    copied = [path.name for path in paths if path.parent.is_relative_to(HERE / "zh")]
+    if copied:
+        sys.exit(f"zh/{copied[0]} does not run: refresh the English {copied[0]}, whose twin it is")
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         sys.exit(f"there is no notebook {missing[0]} below {HERE.name}/")

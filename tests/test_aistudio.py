@@ -31,6 +31,8 @@ def test_contents(bundle):
         "notebooks/01_theory.ipynb",
         "LICENSE",
         "notebooks/solutions/06_gamma_visualisation.ipynb",
+        "nam_edu/exercises/lesson1.py",
+        "nam_edu/locale/zh/LC_MESSAGES/nam_edu.mo",
         "tests/golden/square_channel.npz",
     ):
         assert name in names
@@ -47,8 +49,8 @@ def test_the_first_page_leads_to_the_lessons(bundle, tmp_path):
     zipfile.ZipFile(bundle).extractall(tmp_path)
     page = nbformat.read(tmp_path / "main.ipynb", as_version=4)
     text = "\n".join(cell.source for cell in page.cells)
-    places = [text.index(f"(notebooks/0{i}_") for i in range(1, 7)]
-    assert places == sorted(places)
+    links = [text.index(f"(notebooks/{folder}0{i}_") for i in range(1, 7) for folder in ("zh/", "")]
+    assert links == sorted(links)  # lesson by lesson, Chinese first
     assert "data/data76994/" in text and "num_workers=0" in text and "external-libraries" in text
     assert "install" in text and "paddlepaddle" not in text  # never a second Paddle
 
@@ -89,6 +91,25 @@ def test_a_lesson_runs_from_the_unpacked_bundle(bundle, tmp_path):
         env={**environment, "NAM_EDU_PROFILE": "ci"},
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_chinese_notebooks_go_in_without_pictures():
+    picture = nbformat.v4.new_output("display_data", {"text/html": '<img src="x;base64,ab">'})
+    said = nbformat.v4.new_output("stream", name="stdout", text="数据\n")
+    cell = nbformat.v4.new_code_cell("x", outputs=[said, picture])
+    notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell("门控")])
+    without = aistudio.without_pictures(nbformat.writes(notebook).encode())
+    notebook.cells[0].outputs = [said]
+    assert nbformat.reads(without.decode(), as_version=4) == notebook
+
+
+def test_every_part_of_the_package_is_in_the_zip(bundle):
+    """All but what only a clone uses: the sources of the catalogues."""
+    root = Path(aistudio.__file__).parent.parent
+    names = set(zipfile.ZipFile(bundle).namelist())
+    for path in root.rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".po":
+            assert f"nam_edu/{path.relative_to(root).as_posix()}" in names
 
 
 def test_without_a_clone(tmp_path, monkeypatch):

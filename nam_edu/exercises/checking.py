@@ -2,7 +2,7 @@
 
 A checker is registered for the number of its exercise, takes the answer, and either raises `Wrong`
 or returns `right`. The first argument of both is the whole message as one plain literal, with
-{names} where values go in: these literals, and those below, are what a translator translates.
+{names} where values go in: the catalogues of `locale/` translate these literals.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import copy
 import warnings
 
 import numpy as np
+
+from ..machinery.language import words
 
 CHECKERS = {}
 
@@ -24,11 +26,6 @@ class Wrong(Exception):
 
     def __str__(self):
         return words(self.message, **self.values)
-
-
-def words(message, **values):
-    """A message with its values put in. A translation is looked up here and nowhere else."""
-    return message.format(**values)
 
 
 def right(message, **values):

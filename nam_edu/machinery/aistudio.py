@@ -20,10 +20,14 @@ LIMIT = 5 * 2**20  # bytes
 FIRST_PAGE = "notebooks/aistudio/main.ipynb"
 PATTERNS = (
     "nam_edu/*.py",
+    "nam_edu/exercises/*.py",
+    "nam_edu/locale/*/*/*.mo",
     "nam_edu/machinery/*.py",
     "nam_edu/weights/*/*",
     "notebooks/*.ipynb",
     "notebooks/solutions/*.ipynb",
+    "notebooks/zh/*.ipynb",
+    "notebooks/zh/solutions/*.ipynb",
     "notebooks/images/*",
     "tests/golden/*",
     "results/*",
@@ -87,7 +91,24 @@ def course_files(root):
     chosen = {"main.ipynb": files[FIRST_PAGE]}
     for pattern in PATTERNS:
         chosen.update({name: files[name] for name in sorted(files) if _belongs(name, pattern)})
+    for name in chosen:
+        if name.startswith("notebooks/zh/"):  # its pictures are those of the English notebook
+            chosen[name] = without_pictures(chosen[name])
     return chosen, origin
+
+
+def without_pictures(notebook):
+    """The bytes of a notebook without the pictures among its outputs; a run brings them back."""
+    content = json.loads(notebook)
+    for cell in content["cells"]:
+        if "outputs" in cell:
+            cell["outputs"] = [
+                output
+                for output in cell["outputs"]
+                if "base64," not in "".join(output.get("data", {}).get("text/html", ""))
+                and "image/png" not in output.get("data", {})
+            ]
+    return json.dumps(content, ensure_ascii=False, indent=1).encode()
 
 
 def write_bundle(target="nam-edu-aistudio.zip", root=None):

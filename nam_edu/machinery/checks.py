@@ -16,6 +16,7 @@ from numbers import Integral, Real
 import numpy as np
 
 from .errors import ArgumentError, TrainingError
+from .language import words
 
 
 def whole_number(name, value, low=1, high=None, error=ArgumentError):
@@ -27,8 +28,19 @@ def whole_number(name, value, low=1, high=None, error=ArgumentError):
         or value < low
         or (high is not None and value > high)
     ):
-        limits = f"at least {low}" if high is None else f"{low} to {high}"
-        raise error(f"{name} must be a whole number of {limits}, not {value!r}")
+        limits = (
+            words("at least {low}", low=low)
+            if high is None
+            else words("{low} to {high}", low=low, high=high)
+        )
+        raise error(
+            words(
+                "{name} must be a whole number of {limits}, not {value!r}",
+                name=name,
+                limits=limits,
+                value=value,
+            )
+        )
     return int(value)
 
 
@@ -69,19 +81,28 @@ def _whole(name, value, limits):
 def _number(name, value, limits):
     low = limits.get("low", 0)
     if not _is_number(value) or value < low:
-        raise TrainingError(f"{name} must be a number of at least {low}, not {value!r}")
+        raise TrainingError(
+            words(
+                "{name} must be a number of at least {low}, not {value!r}",
+                name=name,
+                low=low,
+                value=value,
+            )
+        )
     return float(value)
 
 
 def _switch(name, value, limits):
     if not isinstance(value, (bool, np.bool_)):
-        raise TrainingError(f"{name} must be True or False, not {value!r}")
+        raise TrainingError(
+            words("{name} must be True or False, not {value!r}", name=name, value=value)
+        )
     return bool(value)
 
 
 def _text(name, value, limits):
     if not isinstance(value, (str, os.PathLike)):
-        raise TrainingError(f"{name} must be a text, not {value!r}")
+        raise TrainingError(words("{name} must be a text, not {value!r}", name=name, value=value))
     return os.fspath(value)
 
 
@@ -92,13 +113,24 @@ def _choice(name, value, limits):
             return choices[choices.index(value)]
         if prefix is not None and isinstance(value, str) and value.startswith(prefix):
             return value
-    raise TrainingError(f"unknown {name} {value!r}: choose one of {', '.join(map(str, choices))}")
+    raise TrainingError(
+        words(
+            "unknown {name} {value!r}: choose one of {names}",
+            name=name,
+            value=value,
+            names=", ".join(map(str, choices)),
+        )
+    )
 
 
 def _epochs(name, value, limits):
     if not isinstance(value, (tuple, list, np.ndarray)):
-        raise TrainingError(f"{name} must be a list of whole numbers, not {value!r}")
-    return tuple(whole_number(f"each of {name}", v, 0, None, TrainingError) for v in value)
+        raise TrainingError(
+            words("{name} must be a list of whole numbers, not {value!r}", name=name, value=value)
+        )
+    return tuple(
+        whole_number(words("each of {name}", name=name), v, 0, None, TrainingError) for v in value
+    )
 
 
 def _colours(name, value, limits):
@@ -110,8 +142,15 @@ def _colours(name, value, limits):
         or len(value) != 3
         or not all(_is_number(v) and v > above for v in value)
     ):
-        limit = "" if above == -math.inf else f" above {above}"
-        raise TrainingError(f"{name} must be three numbers{limit}, one per colour, not {value!r}")
+        limit = "" if above == -math.inf else words(" above {above}", above=above)
+        raise TrainingError(
+            words(
+                "{name} must be three numbers{limit}, one per colour, not {value!r}",
+                name=name,
+                limit=limit,
+                value=value,
+            )
+        )
     return tuple(float(v) for v in value)
 
 

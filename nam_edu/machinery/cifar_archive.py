@@ -16,6 +16,7 @@ import numpy as np
 from . import safe_pickle
 from .errors import NamEduError
 from .files import new_file
+from .language import words
 
 CIFAR100_FILE = "cifar-100-python.tar.gz"
 SIZE = 32  # side of an image in pixels
@@ -136,16 +137,22 @@ def read_archive(path):
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise ArchiveError(f"there is no file {path}")
+        raise ArchiveError(words("there is no file {path}", path=path))
     if path.is_dir():
-        raise ArchiveError(f"{path} is a folder: give the path of {CIFAR100_FILE} itself")
+        raise ArchiveError(
+            words(
+                "{path} is a folder: give the path of {name} itself", path=path, name=CIFAR100_FILE
+            )
+        )
     try:
         members = _read_members(path)
         return _build_archive(members)
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}") from None
     except OSError as error:
-        raise ArchiveError(f"{path}: cannot be read: {error}") from error
+        raise ArchiveError(
+            words("{path}: cannot be read: {error}", path=path, error=error)
+        ) from error
 
 
 def _read_members(path):
@@ -167,16 +174,22 @@ def _read_members(path):
                         raise ArchiveError(f"it holds {name!r} twice")
                     members[name] = tar.extractfile(member).read()
     except gzip.BadGzipFile:
-        raise ArchiveError("it is not a gzip file: a CIFAR-100 archive is a .tar.gz") from None
+        raise ArchiveError(
+            words("it is not a gzip file: a CIFAR-100 archive is a .tar.gz")
+        ) from None
     except (EOFError, zlib.error, tarfile.TarError, ValueError, OverflowError) as error:
         if isinstance(error, ArchiveError):
             raise
-        raise ArchiveError(f"it is truncated or damaged ({error}): fetch it again") from None
+        raise ArchiveError(
+            words("it is truncated or damaged ({error}): fetch it again", error=error)
+        ) from None
     missing = [name for name in ("train", "test", "meta") if name not in members]
     if missing:
         if any(name.startswith("data_batch") for name in seen):
-            raise ArchiveError("it is CIFAR-10; this course needs CIFAR-100")
-        raise ArchiveError(f"it is not CIFAR-100: it has no {', '.join(missing)}")
+            raise ArchiveError(words("it is CIFAR-10; this course needs CIFAR-100"))
+        raise ArchiveError(
+            words("it is not CIFAR-100: it has no {names}", names=", ".join(missing))
+        )
     return members
 
 

@@ -22,13 +22,14 @@ class TrainingError(NamEduError):
 class Stopped(TrainingError):
     """A run that was asked to stop (Ctrl-C, SIGTERM) and saved its state.
 
-    signal: its number. done: how far the run had come. go_on: what to do in a notebook.
+    signal: its number. done: how far the run had come. go_on: what to do in a
+    notebook; None stands for running the cell again.
     """
 
     def __init__(self, message, signal, done):
         super().__init__(message)
         self.signal, self.done = signal, done
-        self.go_on = "run this cell again"
+        self.go_on = None
 
     def _render_traceback_(self):
         return [str(self)]  # all that IPython shows of it

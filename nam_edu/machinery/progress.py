@@ -10,6 +10,7 @@ import time
 import uuid
 
 from .errors import Stopped
+from .language import words
 
 
 def _shell():
@@ -27,9 +28,11 @@ def duration(seconds):
     """Seconds as a person says them: "8 s", "2 min 5 s", "1 h 10 min"."""
     seconds = round(seconds)
     if seconds < 60:
-        return f"{seconds} s"
+        return words("{seconds} s", seconds=seconds)
     minutes, seconds = divmod(seconds, 60)
-    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    if minutes < 60:
+        return words("{minutes} min {seconds} s", minutes=minutes, seconds=seconds)
+    return words("{hours} h {minutes} min", hours=minutes // 60, minutes=minutes % 60)
 
 
 class Line:
@@ -76,11 +79,20 @@ def counted(items, what):
     items, line, started = list(items), Line(), time.perf_counter()
     for n, item in enumerate(items):
         passed = time.perf_counter() - started
-        left = f", about {duration(passed / n * (len(items) - n))} left" if n else ""
-        line.show(f"{n} of {len(items)} {what}{left}")
+        said = words("{n} of {count} {what}", n=n, count=len(items), what=what)
+        if n:
+            said += words(", about {time} left", time=duration(passed / n * (len(items) - n)))
+        line.show(said)
         yield item
     if line.notebook:
-        line.show(f"{len(items)} {what}, {duration(time.perf_counter() - started)}")
+        line.show(
+            words(
+                "{count} {what}, {time}",
+                count=len(items),
+                what=what,
+                time=duration(time.perf_counter() - started),
+            )
+        )
     line.clear()
 
 
@@ -100,7 +112,8 @@ def curves(series, right, top, xlabel, ylabel, width=520, height=170):
             )
             x, y = at(*points[-1]).split(",")
             parts.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>')
-            said.append(f"{name} from {points[0][1]:.3g} to {points[-1][1]:.3g}")
+            ends = f"{points[0][1]:.3g}", f"{points[-1][1]:.3g}"
+            said.append(f"{name} {words('from {low} to {high}', low=ends[0], high=ends[1])}")
         place = f'x="{left + wide - 150 * (len(series) - 1 - n)}" y="14" text-anchor="end"'
         parts.append(f'<text {place} fill="{colour}">{html.escape(name)}</text>')
     for x in sorted({0, right}):
@@ -114,7 +127,8 @@ def curves(series, right, top, xlabel, ylabel, width=520, height=170):
     parts.append(f'<text x="4" y="14" {GREY}>{html.escape(ylabel)}</text>')
     frame = f"M{left},{bottom - high} V{bottom} H{left + wide}"
     parts.append(f'<path d="{frame}" fill="none" stroke="#888888"/>')
-    alt = html.escape(f"{ylabel} over {xlabel}: {'; '.join(said) or 'nothing yet'}.")
+    said = "; ".join(said) or words("nothing yet")
+    alt = html.escape(words("{what} over {xlabel}: {said}.", what=ylabel, xlabel=xlabel, said=said))
     return (
         f'<svg role="img" aria-label="{alt}" viewBox="0 0 {width} {height}" width="{width}" '
         f'style="max-width: 100%" font-family="sans-serif" font-size="12">{"".join(parts)}</svg>'
@@ -134,4 +148,5 @@ def stops_read_well():
 
 
 def _say_stopped(shell, kind, stopped, traceback, tb_offset=None):
-    print(f"Stopped and saved ({stopped.done}). To go on, {stopped.go_on}.")
+    go_on = stopped.go_on or words("run this cell again")
+    print(words("Stopped and saved ({done}). To go on, {go_on}.", done=stopped.done, go_on=go_on))

@@ -21,6 +21,7 @@ from .. import checkpoint
 from ..attention import nam_layers
 from .errors import Stopped, TrainingError
 from .files import new_file, write_text
+from .language import words
 from .progress import Line, curves, duration
 
 
@@ -93,22 +94,33 @@ class Recorder(Callback):
             yield
         except OSError as error:
             raise TrainingError(
-                f"the state could not be written to {self.folder}: {error.strerror or error}; the "
-                "last good state is still there: make room, then go on with --resume "
-                "(resume=True)"
+                words(
+                    "the state could not be written to {folder}: {why}; the last good state "
+                    "is still there: make room, then go on with --resume (resume=True)",
+                    folder=self.folder,
+                    why=error.strerror or error,
+                )
             ) from error
 
     def _stop_if_asked(self):
         if self.asked_to_stop is None:
             return
-        done = (
-            f"step {self.step} of {len(self.batches)} of epoch {self.epoch + 1}"
-            if self.step
-            else f"epoch {self.epoch} of {self.recipe.epochs}"
-        )
+        if self.step:
+            done = words(
+                "step {step} of {steps} of epoch {epoch}",
+                step=self.step,
+                steps=len(self.batches),
+                epoch=self.epoch + 1,
+            )
+        else:
+            done = words("epoch {epoch} of {epochs}", epoch=self.epoch, epochs=self.recipe.epochs)
         raise Stopped(
-            f"stopped after {done}; its state is saved in {self.folder}: go on with "
-            "--resume (resume=True)",
+            words(
+                "stopped after {done}; its state is saved in {folder}: go on with --resume "
+                "(resume=True)",
+                done=done,
+                folder=self.folder,
+            ),
             self.asked_to_stop,
             done,
         )
@@ -119,8 +131,12 @@ class Recorder(Callback):
         missing += [f"gamma/{name}" for name in self.gamma if f"gamma/{name}" not in arrays]
         if missing:
             raise TrainingError(
-                f"the state in {self.folder} lacks {missing[0]}: it is damaged; "
-                "start again with --overwrite (overwrite=True)"
+                words(
+                    "the state in {folder} lacks {missing}: it is damaged; start again with "
+                    "--overwrite (overwrite=True)",
+                    folder=self.folder,
+                    missing=missing[0],
+                )
             )
         schedule = self.optimizer._learning_rate
         self.optimizer.set_state_dict(
@@ -159,7 +175,7 @@ class Recorder(Callback):
             from visualdl import LogWriter
         except ImportError:
             print(
-                "VisualDL is not installed: no curves for it (pip install visualdl)",
+                words("VisualDL is not installed: no curves for it (pip install visualdl)"),
                 file=sys.stderr,
             )
         else:
@@ -188,9 +204,17 @@ class Recorder(Callback):
         self.rate = self.optimizer.get_lr()  # Paddle's own callback steps it after this one
         if not math.isfinite(sum(logs["loss"])):
             raise TrainingError(
-                f"the loss became {sum(logs['loss'])} at step {self.step} of epoch "
-                f"{self.epoch + 1}; the state after epoch {self.epoch} is kept in {self.folder}; "
-                f"try a lower learning rate than {self.recipe.learning_rate:g}"
+                words(
+                    "the loss became {loss} at step {step} of epoch {epoch}; the state after epoch "
+                    "{last} is kept in {folder}; try a lower learning rate than "
+                    "{rate:g}",
+                    loss=sum(logs["loss"]),
+                    step=self.step,
+                    epoch=self.epoch + 1,
+                    last=self.epoch,
+                    folder=self.folder,
+                    rate=self.recipe.learning_rate,
+                )
             )
         self._scalars(
             "train",
@@ -281,6 +305,11 @@ class Recorder(Callback):
                 )
 
 
+def evaluated_on_in_words(name):
+    """What a run was evaluated on, "validation" or "test" images, for a person."""
+    return {"validation": words("validation"), "test": words("test")}.get(name, name)
+
+
 class Mean:
     """Means over an epoch, weighted by the size of the batches: of the losses `paddle.Model` gives
     those of a batch, of the accuracies the means since it began to count."""
@@ -358,30 +387,52 @@ class Progress(Callback):
         if self.line.due():
             left = (time.perf_counter() - self.started) / (done - self.first) * (total - done)
             self.line.show(
-                f"epoch {recorder.epoch + 1} of {self.epochs}, step {recorder.step} of "
-                f"{self.steps}, {100 * done // total} % of the run: loss "
-                f"{sum(logs['loss']):.3f}, top-1 {100 * logs['acc_top1']:.1f} %, rate "
-                f"{recorder.rate:.3g}; about {duration(left)} left",
+                words(
+                    "epoch {epoch} of {epochs}, step {step} of {steps}, {share} % of the run: loss "
+                    "{loss:.3f}, top-1 {top1:.1f} %, rate {rate:.3g}; about {time} left",
+                    epoch=recorder.epoch + 1,
+                    epochs=self.epochs,
+                    step=recorder.step,
+                    steps=self.steps,
+                    share=100 * done // total,
+                    loss=sum(logs["loss"]),
+                    top1=100 * logs["acc_top1"],
+                    rate=recorder.rate,
+                    time=duration(left),
+                ),
                 self._drawing(),
             )
 
     def on_eval_end(self, logs=None):
         row = self.recorder.log[-1]
-        said = (
-            f"loss {row['loss']:.3f}, top-1 {row['top1']:.1f} %, top-5 {row['top5']:.1f} %; "
-            f"{row['evaluated_on']} top-1 {row['eval_top1']:.1f} %, top-5 {row['eval_top5']:.1f} %"
+        said = words(
+            "loss {loss:.3f}, top-1 {top1:.1f} %, top-5 {top5:.1f} %; {evaluated_on} top-1 "
+            "{eval_top1:.1f} %, top-5 {eval_top5:.1f} %",
+            **{**row, "evaluated_on": evaluated_on_in_words(row["evaluated_on"])},
         )
         if self.line.notebook:
             seconds = sum(row["seconds"] for row in self.recorder.log)
             self.line.show(
-                f"epoch {row['epoch']} of {self.epochs}: {said}; {duration(seconds)}",
+                words(
+                    "epoch {epoch} of {epochs}: {said}; {time}",
+                    epoch=row["epoch"],
+                    epochs=self.epochs,
+                    said=said,
+                    time=duration(seconds),
+                ),
                 self._drawing(),
             )
             return
         self.line.clear()
         print(
-            f"epoch {row['epoch']}/{self.epochs}: {said}; rate {row['learning_rate']:.3g}; "
-            f"{row['seconds']:.0f} s",
+            words(
+                "epoch {epoch}/{epochs}: {said}; rate {rate:.3g}; {seconds:.0f} s",
+                epoch=row["epoch"],
+                epochs=self.epochs,
+                said=said,
+                rate=row["learning_rate"],
+                seconds=row["seconds"],
+            ),
             flush=True,
         )
 

@@ -24,6 +24,7 @@ except ImportError:  # Windows
 from .. import __version__, checkpoint
 from ..recipes import OWN, Recipe, recipe_of
 from .errors import TrainingError, shell_command
+from .language import words
 
 # run.json last: while it is there, the folder is known to be a run's.
 RUN_FILES = ("new.npz", "last.npz", "previous.npz", "best.npz", "gamma.npz", "log.csv", "run.json")
@@ -36,13 +37,21 @@ def read_about(folder):
     path = Path(folder) / "run.json"
     if not path.is_file():
         train = shell_command("python", "-m", "nam_edu", "train", "--out", folder)
-        raise TrainingError(f"there is no run in {folder}: train one with: {train}")
+        raise TrainingError(
+            words(
+                "there is no run in {folder}: train one with: {train}", folder=folder, train=train
+            )
+        )
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         recipe_of(about["recipe"])
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(
-            f"{path} is damaged ({error}); start again in another folder or with --overwrite"
+            words(
+                "{path} is damaged ({error}); start again in another folder or with --overwrite",
+                path=path,
+                error=error,
+            )
         ) from None
     return about
 
@@ -58,7 +67,10 @@ def newest_state(folder):
                 _check_meta(path, meta)
                 return arrays, meta
             except checkpoint.CheckpointError as error:
-                print(f"{error}; going back to the state before it", file=sys.stderr)
+                print(
+                    words("{error}; going back to the state before it", error=error),
+                    file=sys.stderr,
+                )
     return None
 
 
@@ -80,7 +92,9 @@ def _check_meta(path, meta):
         )
     )
     if not right:
-        raise checkpoint.CheckpointError(f"{path} is no state of a run: its 'meta' is damaged")
+        raise checkpoint.CheckpointError(
+            words("{path} is no state of a run: its 'meta' is damaged", path=path)
+        )
 
 
 def prepare_folder(folder, recipe, fingerprint, resume, overwrite):
@@ -94,31 +108,50 @@ def prepare_folder(folder, recipe, fingerprint, resume, overwrite):
         saved = recipe_of(about["recipe"])
         if saved.attention.startswith(OWN) and not recipe.attention.startswith(OWN):
             raise TrainingError(
-                f"the run in {folder} has an attention that is not in the registry "
-                f"({saved.attention}): hand the same callable to fit again, "
-                "attention=..."
+                words(
+                    "the run in {folder} has an attention that is not in the registry "
+                    "({attention}): hand the same callable to fit again, attention=...",
+                    folder=folder,
+                    attention=saved.attention,
+                )
             )
         differ = [
-            f"{f.name} ({getattr(saved, f.name)} there, {getattr(recipe, f.name)} asked for)"
+            words(
+                "{name} ({saved} there, {wanted} asked for)",
+                name=f.name,
+                saved=getattr(saved, f.name),
+                wanted=getattr(recipe, f.name),
+            )
             for f in dataclasses.fields(Recipe)
             if f.name != "data" and getattr(saved, f.name) != getattr(recipe, f.name)
         ]
         if differ:
             raise TrainingError(
-                f"the run in {folder} has another recipe: {', '.join(differ)}; "
-                "continue it with its own, or choose another folder"
+                words(
+                    "the run in {folder} has another recipe: {differences}; continue it with its "
+                    "own, or choose another folder",
+                    folder=folder,
+                    differences=", ".join(differ),
+                )
             )
         if about["data"]["crc32"] != fingerprint:
             raise TrainingError(
-                f"the run in {folder} was trained on other images: continue it "
-                f"with its own data ({about['recipe']['data']})"
+                words(
+                    "the run in {folder} was trained on other images: continue it with its own "
+                    "data ({data})",
+                    folder=folder,
+                    data=about["recipe"]["data"],
+                )
             )
         return True
     if has_run and not overwrite:
         raise TrainingError(
-            f"{folder} holds a run already: continue it with --resume "
-            "(resume=True), replace it with --overwrite (overwrite=True), or "
-            "choose another folder with --out (out=)"
+            words(
+                "{folder} holds a run already: continue it with --resume (resume=True), "
+                "replace it with --overwrite (overwrite=True), or choose another folder with "
+                "--out (out=)",
+                folder=folder,
+            )
         )
     if has_run:
         for path in [*folder.glob("visualdl/*"), *(folder / name for name in RUN_FILES)]:
@@ -151,22 +184,30 @@ def locked(folder):
     """Make a folder and hold it: one process at a time trains in it. The system takes the lock from
     a process that ends, however it ends."""
     if folder.exists() and not folder.is_dir():
-        raise TrainingError(f"{folder} is a file: choose another folder with --out (out=)")
+        raise TrainingError(
+            words("{folder} is a file: choose another folder with --out (out=)", folder=folder)
+        )
     if (
         folder.exists()
         and not (folder / "run.json").exists()
         and not all(map(_is_ours, folder.iterdir()))
     ):
         raise TrainingError(
-            f"{folder} is not empty and holds no run: choose another folder with --out (out=)"
+            words(
+                "{folder} is not empty and holds no run: choose another folder with --out (out=)",
+                folder=folder,
+            )
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / "lock", "a")  # noqa: SIM115
     except OSError as error:
         raise TrainingError(
-            f"cannot write to {folder}: {error.strerror or error}; choose another "
-            "folder with --out (out=)"
+            words(
+                "cannot write to {folder}: {why}; choose another folder with --out (out=)",
+                folder=folder,
+                why=error.strerror or error,
+            )
         ) from error
     with file:
         try:
@@ -176,8 +217,11 @@ def locked(folder):
                 msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except OSError:
             raise TrainingError(
-                f"another process is training in {folder}: wait for it, or choose "
-                "another folder with --out (out=)"
+                words(
+                    "another process is training in {folder}: wait for it, or choose another "
+                    "folder with --out (out=)",
+                    folder=folder,
+                )
             ) from None
         yield
 
