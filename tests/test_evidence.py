@@ -99,7 +99,10 @@ def test_values_are_put_into_sentences(tmp_path):
         markdown.insert(page, {}, {"a b": "x"})
 
 
-PAGES = (RESULTS / "attention.md", ROOT / "README.md", ROOT / "README.zh-CN.md")
+PAGES = [
+    RESULTS / "attention.md",
+    *(ROOT / f"{page}{of}.md" for page in ("README", "QUESTIONS") for of in ("", ".zh-CN")),
+]
 
 
 def test_the_pages_are_up_to_date(tmp_path, monkeypatch):

@@ -54,8 +54,9 @@ def solved(name):
 
 WRONG = "def {name}(*values):\n    {line}\n    return values[0] * 0\n"
 FORGED = """
-import json, nam_edu.machinery.examiner as examiner
-examiner.examine = json.dumps = lambda *arguments: '["right", ""]'
+import nam_edu.machinery.examiner as examiner
+examiner.examine = lambda *arguments: '["right", ""]'
+examiner.Wrong = examiner.CHECKERS = None
 """
 FAKE = 'print("✓ {number}: right"); print(\'["right", ""]\')\n'
 
