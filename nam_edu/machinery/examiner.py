@@ -22,7 +22,7 @@ FOUNDATIONS = ("builtins", "math", "paddle", "paddle.nn", "paddle.nn.functional"
 
 def _functions():
     """{"module.name": (function or class, its code)} of all that a checker may stand on."""
-    found = {f"CHECKERS[{number!r}]": (f, f.__code__) for number, f in CHECKERS.items()}
+    found = {}
     for name, module in list(sys.modules.items()):
         if name in FOUNDATIONS or name.partition(".")[0] in ("numpy", "nam_edu"):
             for key, value in list(vars(module).items()):
@@ -63,8 +63,12 @@ def examine(number, name, above, cell):
         outcome, remark = ("not solved", "") if is_open else ("wrong", str(said))
     except BaseException as raised:  # SystemExit, too
         outcome, remark = "error", f"the answer raised {_one_line(raised)}"
-    after = functions()
-    replaced = [key for key, kept in before.items() if after.get(key) != kept]
+    after, nothing = functions(), (None, None)
+    replaced = [
+        key
+        for key, (function, code) in before.items()
+        if after.get(key, nothing)[0] is not function or after[key][1] is not code
+    ]
     if outcome == "right" and replaced:
         outcome, remark = "tampered", f"the notebook replaced {', '.join(replaced[:3])}"
     return dumps([outcome, remark])

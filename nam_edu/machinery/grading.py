@@ -176,6 +176,8 @@ def _in_a_kernel(arguments, seconds, stop):
         return tuple(json.loads(ast.literal_eval(said)))
     except _Died:
         return "error", "the kernel ended: does the cell, or the answer, end Python?"
+    except _Broken:
+        return "tampered", "the notebook broke the grader's own code"
     except TimeoutError:
         return "too slow", f"no result after {seconds} s: is there an endless loop?"
     finally:
@@ -186,6 +188,10 @@ def _in_a_kernel(arguments, seconds, stop):
 
 class _Died(Exception):
     """The kernel is gone."""
+
+
+class _Broken(Exception):
+    """The expression raised, which `examine` does not by itself."""
 
 
 def _environment(folder):
@@ -204,7 +210,7 @@ def _environment(folder):
 
 def _ask(kernel, client, expression, seconds, stop):
     """The text of the value of an expression in the kernel, sent in the kernel's reply, not
-    in what the notebook prints. Raises TimeoutError, or _Died."""
+    in what the notebook prints. Raises TimeoutError, _Died or _Broken."""
     asked = client.execute("", silent=True, user_expressions={"said": expression})
     ends = time.monotonic() + seconds
     while time.monotonic() < ends and not stop.is_set():
@@ -213,7 +219,7 @@ def _ask(kernel, client, expression, seconds, stop):
             if reply["parent_header"].get("msg_id") == asked:
                 said = reply["content"].get("user_expressions", {}).get("said", {})
                 if said.get("status") != "ok":
-                    raise _Died
+                    raise _Broken
                 return said["data"]["text/plain"]
             continue
         if not kernel.is_alive():
