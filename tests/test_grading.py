@@ -302,6 +302,22 @@ def test_a_stop_writes_no_table(tmp_path, monkeypatch):
     assert (tmp_path / "t.csv").read_text() == "old"
 
 
+def test_a_notebook_that_changes_the_course_is_found_out(tmp_path, monkeypatch):
+    (tmp_path / "nam_edu").mkdir()
+    (tmp_path / "nam_edu" / "checkers.py").write_text("strict")
+
+    def vandal(*arguments):
+        (tmp_path / "nam_edu" / "checkers.py").write_text("kind")
+        return "right", ""
+
+    folder = hand_in({"x.ipynb": notebook({"1.2": "my_weights = 1"})}, tmp_path / "class")
+    monkeypatch.setattr(grading, "HOME", tmp_path)
+    monkeypatch.setattr(grading, "_in_a_kernel", vandal)
+    with pytest.raises(GradingError, match="changed while notebooks ran"):
+        grade(folder, tmp_path / "t.csv", say=lambda line: None)
+    assert not (tmp_path / "t.csv").exists()
+
+
 def test_names_that_a_spreadsheet_would_run():
     text = as_csv([("=1+1.ipynb", "1", {"1.1": "right"}, []), ("\udcff.ipynb", "", {}, ["bad"])])
     rows = list(csv.reader(text.decode("utf-8-sig").splitlines()))

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .checks import whole_number
-from .files import new_file
+from .files import file_md5, new_file
 from .submissions import HOME, GradingError, answer_names, is_open, needed, submissions
 
 NO_SANDBOX = (
@@ -52,6 +52,7 @@ def grade(folder, table, seconds=60, jobs=None, say=print):
     names = answer_names()
     handed_in = submissions(folder, CHECKERS)
     say(NO_SANDBOX)
+    package = _package()
     rows, stop = [], threading.Event()
     pool = ThreadPoolExecutor(jobs)
     try:
@@ -77,9 +78,19 @@ def grade(folder, table, seconds=60, jobs=None, say=print):
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
+    if _package() != package:
+        raise GradingError(
+            f"files in {HOME / 'nam_edu'} changed while notebooks ran, so no table was "
+            "written: undo it (git checkout nam_edu), and find the notebook that did it"
+        )
     with new_file(table) as file:
         file.write(as_csv(rows))
     return rows
+
+
+def _package():
+    """{file of this package: md5}: what every kernel loads, and a notebook could write to."""
+    return {path: file_md5(path) for path in sorted((HOME / "nam_edu").rglob("*.py"))}
 
 
 def _writable(table):
