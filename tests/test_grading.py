@@ -205,7 +205,8 @@ def test_what_an_answer_needs_and_no_more():
         "import os\nimport numpy as np, math",
         "%matplotlib inline\nhelp_me = lambda x: scale * x\nos.listdir()",
         "this is no Python",
-        "scale = 2\nscale += 1\nunused = slow()\ntable = {}\nnp.fill_diagonal(big, 1)",
+        "row = slow()\nscale = sum([row for row in (1, 1)])\nscale += 1\n"
+        "unused = slow()\ntable = {}\nnp.fill_diagonal(big, 1)",
         "table['a'] = 1\ntable.update(b=2)\nprint('loud')",
         "def answer(x):\n    return help_me(np.sum(x)) + table['a']\n\ncheck('1.1', answer);",
         "scale = 100",
@@ -214,7 +215,7 @@ def test_what_an_answer_needs_and_no_more():
     assert above == [
         "import numpy as np, math",
         "help_me = lambda x: scale * x",
-        "scale = 2\nscale += 1\ntable = {}",
+        "scale = sum([row for row in (1, 1)])\nscale += 1\ntable = {}",
         "table['a'] = 1\ntable.update(b=2)",
     ]
     assert cell == "def answer(x):\n    return help_me(np.sum(x)) + table['a']"

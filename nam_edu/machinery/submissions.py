@@ -196,7 +196,25 @@ def _uses(statement):
         for inner in table.get_children():
             yield from of(inner)
 
-    return set(of(symtable.symtable(_source([statement]), "cell", "exec")))
+    found = set(of(symtable.symtable(_source([statement]), "cell", "exec")))
+    return found - _of_comprehensions(statement)
+
+
+def _of_comprehensions(statement):
+    """The names that stand only inside comprehensions that bind them; from Python 3.12 on symtable
+    takes them for names of the scope around."""
+    kinds = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    targets, inside = set(), set()
+    for node in ast.walk(statement):
+        if isinstance(node, kinds):
+            bound = set().union(*(_stored(part.target) for part in node.generators))
+            targets |= bound
+            inside |= {id(n) for n in ast.walk(node) if getattr(n, "id", None) in bound}
+    return targets - {
+        node.id
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and id(node) not in inside
+    }
 
 
 def _looks_up(statements, bound):
