@@ -320,8 +320,8 @@ def values(data):
         }
     mean, (low, high) = statistics.mean(found), protocol.interval(found, 0.95)
     return {
-        "gate only": f"over {len(found)} seeds the gate alone ends {mean:+.2f} points of top-1 "
-        f"from NAM (95 % interval {low:+.2f} to {high:+.2f})",
+        "gate only": f"the gate alone differs from NAM by {mean:+.2f} points of top-1 over "
+        f"{len(found)} seeds (95 % interval {low:+.2f} to {high:+.2f})",
         "gate only zh": f"{len(found)} 个种子平均，只返回门控的网络与 NAM 相差 {mean:+.2f} 个百分点"
         f"（95 % 置信区间 {low:+.2f} 至 {high:+.2f}）",
     }

@@ -694,6 +694,20 @@ def paired(rows, a, b):
     return np.array([top1[f"{a}-{s}"] - top1[f"{b}-{s}"] for s in seeds])
 
 
+def test_what_the_questions_say_of_the_gate_alone():
+    from scipy import stats
+
+    data = a_round(1)
+    d = paired(data.runs, "a-nam-gate-only", "a-nam")
+    low, high = stats.t.interval(0.95, len(d) - 1, d.mean(), stats.sem(d))
+    numbers = [f"{d.mean():+.2f}", str(len(d)), "95", f"{low:+.2f}", f"{high:+.2f}"]
+    said = round2.values(data)
+    assert re.findall(r"[+-]?\d+(?:\.\d+)?", said["gate only"]) == numbers
+    assert sorted(re.findall(r"[+-]?\d+(?:\.\d+)?", said["gate only zh"])) == sorted(numbers)
+    data.runs = [row for row in data.runs if row["run"] != "a-nam-6"]
+    assert "5 of 6 pairs are finished, and there is no verdict" in round2.values(data)["gate only"]
+
+
 def test_the_outcomes_of_a_round():
     """By SciPy, for rounds with differences that are known, undecided ones included."""
     from scipy import stats
