@@ -649,6 +649,10 @@ def removed_figure(runs, removed):
 # --------------------------------------------------------------------------------------- report
 
 
+def _pages(results):
+    return [results / "attention.md", *ROOT.glob("README*.md"), *ROOT.glob("QUESTIONS*.md")]
+
+
 def report(results: Path = RESULTS, documents=None):
     """Refresh every table, every computed paragraph and every figure."""
     from experiments import round2
@@ -659,6 +663,7 @@ def report(results: Path = RESULTS, documents=None):
     )
     values = pilot_values(runs, curves, gates, fixed, removed)
     second = round2.read(results)
+    values |= round2.values(second)
     tables = {
         **round2.tables(second, curves),
         "main": accuracy_table(runs, ["main"]),
@@ -673,7 +678,7 @@ def report(results: Path = RESULTS, documents=None):
         "removed": removed_table(runs, removed, kind("nam")),
         "removed none": removed_table(runs, removed, kind("none")),
     }
-    for path in documents or [results / "attention.md", *ROOT.glob("README*.md")]:
+    for path in documents or _pages(results):
         insert(path, tables, values)
     for name, figure in (
         ("attention", main_figure(runs)),

@@ -306,6 +306,27 @@ def in_short(data):
     return "\n".join(lines)
 
 
+def values(data):
+    """What the pages say of the printed equation, NAM's gate without the product, beside NAM."""
+    part = part_of("a", data.runs)
+    found = part.differences({"a-nam-gate-only": 1, "a-nam": -1})
+    count = f"{len(found)} of {len(part.seeds)}"
+    if not part.finished:
+        return {
+            "gate only": f"its runs are under way: {count} pairs are finished, and there is no "
+            "verdict before all of part A is",
+            "gate only zh": f"训练还在进行：{len(part.seeds)} 对中已完成 {len(found)} 对，"
+            "A 部分全部完成之前不下结论",
+        }
+    mean, (low, high) = statistics.mean(found), protocol.interval(found, 0.95)
+    return {
+        "gate only": f"the gate alone differs from NAM by {mean:+.2f} points of top-1 over "
+        f"{len(found)} seeds (95 % interval {low:+.2f} to {high:+.2f})",
+        "gate only zh": f"{len(found)} 个种子平均，只返回门控的网络与 NAM 相差 {mean:+.2f} 个百分点"
+        f"（95 % 置信区间 {low:+.2f} 至 {high:+.2f}）",
+    }
+
+
 def gates_in_short(data):
     """A line per kind of run with a gate whose part is finished: is it alive, used, useful?"""
     lines = []

@@ -1,4 +1,5 @@
-"""The command line: python -m nam_edu train | evaluate | gamma | data | aistudio | doctor."""
+"""The command line: python -m nam_edu train | evaluate | gamma | data | grade | aistudio |
+doctor."""
 
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ if not __package__:  # run as a file, which is how paddle.distributed.launch run
 
 from . import __version__  # noqa: E402
 from .machinery.errors import ArgumentError, NamEduError, shell_command  # noqa: E402
+
+
+OF_JUPYTER = ("nbformat", "jupyter_client", "ipykernel", "IPython")  # come with jupyterlab
 
 
 def recipe_options():
@@ -123,6 +127,22 @@ def parser(options=()):
     )
     data.add_argument("--seed", type=int, default=0, help="of Shapes-100 (default: 0)")
 
+    grade = commands.add_parser(
+        "grade",
+        help="check the exercises of a class",
+        description="Check the exercises in every notebook below a folder with the course's own "
+        "checkers, each in a new kernel, and write a table. What a notebook prints does not count. "
+        "No sandbox: the code of the notebooks runs with your rights.",
+    )
+    grade.add_argument("folder", metavar="FOLDER", help="the notebooks that were handed in")
+    grade.add_argument("--csv", required=True, metavar="FILE", help="the table to write")
+    grade.add_argument(
+        "--seconds", type=int, default=60, help="the limit of one exercise (default: 60)"
+    )
+    grade.add_argument(
+        "--jobs", type=int, help="exercises at a time (default: one per core, at most 4)"
+    )
+
     aistudio = commands.add_parser(
         "aistudio",
         help="write the zip that Baidu AI Studio imports",
@@ -228,6 +248,18 @@ def command_data(args):
         print(f"CIFAR-100: {found}" if found else how_to_get())
 
 
+def command_grade(args):
+    from .machinery.grading import grade
+
+    _quiet_setup()
+    rows = grade(args.folder, args.csv, args.seconds, args.jobs)
+    print(f"the table of {len(rows)} lessons is in {args.csv}")
+    ungraded = [name for name, lesson, *_ in rows if not lesson]
+    if ungraded:
+        print(f"error: not graded: {', '.join(map(ascii, ungraded))}", file=sys.stderr)
+    return int(bool(ungraded))
+
+
 def command_aistudio(args):
     from .machinery.aistudio import write_bundle
 
@@ -265,6 +297,7 @@ def main(arguments=None):
             "evaluate": command_evaluate,
             "gamma": command_gamma,
             "data": command_data,
+            "grade": command_grade,
             "aistudio": command_aistudio,
             "doctor": command_doctor,
         }[args.command](args) or 0
@@ -281,7 +314,7 @@ def main(arguments=None):
         print(f"error: {where}{error.strerror}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
-        if error.name in ("numpy", "matplotlib", "tqdm", "visualdl"):
+        if error.name in ("numpy", "matplotlib", "tqdm", "visualdl", *OF_JUPYTER):
             print(
                 f"error: {error.name} is not installed: pip install {error.name}; "
                 "python -m nam_edu doctor says what else is missing",

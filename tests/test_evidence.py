@@ -99,7 +99,10 @@ def test_values_are_put_into_sentences(tmp_path):
         markdown.insert(page, {}, {"a b": "x"})
 
 
-PAGES = (RESULTS / "attention.md", ROOT / "README.md", ROOT / "README.zh-CN.md")
+PAGES = [
+    RESULTS / "attention.md",
+    *(ROOT / f"{page}{of}.md" for page in ("README", "QUESTIONS") for of in ("", ".zh-CN")),
+]
 
 
 def test_the_pages_are_up_to_date(tmp_path, monkeypatch):
@@ -689,6 +692,20 @@ def paired(rows, a, b):
     top1 = {r["run"]: float(r["top1"]) for r in rows}
     seeds = [r["run"].rpartition("-")[2] for r in rows if r["run"].rpartition("-")[0] == a]
     return np.array([top1[f"{a}-{s}"] - top1[f"{b}-{s}"] for s in seeds])
+
+
+def test_what_the_questions_say_of_the_gate_alone():
+    from scipy import stats
+
+    data = a_round(1)
+    d = paired(data.runs, "a-nam-gate-only", "a-nam")
+    low, high = stats.t.interval(0.95, len(d) - 1, d.mean(), stats.sem(d))
+    numbers = [f"{d.mean():+.2f}", str(len(d)), "95", f"{low:+.2f}", f"{high:+.2f}"]
+    said = {name: text.replace("top-1", "") for name, text in round2.values(data).items()}
+    assert re.findall(r"[+-]?\d+(?:\.\d+)?", said["gate only"]) == numbers
+    assert sorted(re.findall(r"[+-]?\d+(?:\.\d+)?", said["gate only zh"])) == sorted(numbers)
+    data.runs = [row for row in data.runs if row["run"] != "a-nam-6"]
+    assert "5 of 6 pairs are finished, and there is no verdict" in round2.values(data)["gate only"]
 
 
 def test_the_outcomes_of_a_round():

@@ -40,6 +40,8 @@ def in_the_other_language(target):
         return "notebooks"
     if target == "README.zh-CN.md":
         return "README.md"
+    if target in ("TEACHING.md", "QUESTIONS.md"):
+        return target.replace(".md", ".zh-CN.md")
     return re.sub(r"^notebooks/(?=0|solutions)", "notebooks/zh/", target)
 
 
