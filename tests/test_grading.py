@@ -290,6 +290,14 @@ def test_files_that_are_no_lesson(tmp_path):
     assert "no Jupyter notebook" in rows[0][3][0] and "no cell of an exercise" in rows[2][3][0]
 
 
+def test_a_machine_without_kernels_is_no_fault_of_the_class(tmp_path, monkeypatch, capsys):
+    folder = hand_in({"x.ipynb": notebook({"1.2": "my_weights = 1"})}, tmp_path / "class")
+    monkeypatch.setattr(grading, "EXAMINER", "__import__('no_such_module')")
+    assert main(["grade", str(folder), "--csv", str(tmp_path / "t.csv")]) == 1
+    assert "no kernel starts here" in capsys.readouterr().err
+    assert not (tmp_path / "t.csv").exists()
+
+
 def test_a_stop_writes_no_table(tmp_path, monkeypatch):
     def stopped(*arguments):
         raise KeyboardInterrupt
@@ -329,13 +337,13 @@ def test_names_that_a_spreadsheet_would_run():
 def test_nothing_is_left_running(tmp_path):
     """A kernel that does not end, and what it started, are gone once it is graded."""
     mark = f"sleep-{tmp_path.name}"
-    source = (
-        "import subprocess, sys\n"
+    child = (
+        "import os, subprocess, sys\n"
         f"subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)', {mark!r}])\n"
-        "while True:\n    pass"
     )
-    folder = hand_in({"x.ipynb": notebook({"1.2": source})}, tmp_path / "class")
+    answers = {"1.2": child + "while True:\n    pass", "1.3": child + "os._exit(0)"}
+    folder = hand_in({"x.ipynb": notebook(answers)}, tmp_path / "class")
     rows = grade(folder, tmp_path / "t.csv", 2, 1, say=lambda line: None)
-    assert rows[0][2]["1.2"] == "too slow"
+    assert (rows[0][2]["1.2"], rows[0][2]["1.3"]) == ("too slow", "error")
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
     assert not any(mark.encode() in command for command in commands)

@@ -14,7 +14,6 @@ import json
 import os
 import queue
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -44,6 +43,8 @@ def grade(folder, table, seconds=60, jobs=None, say=print):
     `OUTCOMES`}; a file that is no lesson has none, and a remark. Raises GradingError for a bad
     folder or a table that cannot be written.
     """
+    import ipykernel  # noqa: F401, without it no kernel would start
+
     from ..exercises import CHECKERS
 
     seconds = whole_number("the seconds", seconds, 1, 3600, GradingError)
@@ -181,7 +182,12 @@ def _in_a_kernel(arguments, seconds, stop):
     client = kernel.client()
     try:
         client.start_channels(iopub=False, stdin=False, hb=False, control=False)
-        _ask(kernel, client, f"{EXAMINER}.__name__", STARTING, stop)
+        try:
+            _ask(kernel, client, f"{EXAMINER}.__name__", STARTING, stop)
+        except (_Died, _Broken, TimeoutError):
+            raise GradingError(
+                "no kernel starts here that can load nam_edu: python -m nam_edu doctor says why"
+            ) from None
         text = ", ".join(map(repr, arguments))
         said = _ask(kernel, client, f"{EXAMINER}.examine({text})", seconds, stop)
         return tuple(json.loads(ast.literal_eval(said)))
@@ -193,7 +199,7 @@ def _in_a_kernel(arguments, seconds, stop):
         return "too slow", f"no result after {seconds} s: is there an endless loop?"
     finally:
         client.stop_channels()
-        _end(kernel)
+        kernel.shutdown_kernel(now=True)  # with all that it started in its group of processes
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -236,12 +242,3 @@ def _ask(kernel, client, expression, seconds, stop):
         if not kernel.is_alive():
             raise _Died
     raise TimeoutError
-
-
-def _end(kernel):
-    """End a kernel, and where the system knows groups of processes what it started."""
-    group = getattr(kernel.provisioner, "pgid", None)
-    kernel.shutdown_kernel(now=True)
-    if group and hasattr(os, "killpg") and group != os.getpgid(0):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, signal.SIGKILL)
