@@ -538,12 +538,12 @@ def write_rows(path, rows):
 
 def todays_md5():
     """The md5 of the archive that is here now."""
-    from nam_edu.data import HOW_TO_GET, locate_cifar100
+    from nam_edu.data import how_to_get, locate_cifar100
     from nam_edu.machinery.files import file_md5
 
     archive = locate_cifar100()
     if archive is None:
-        sys.exit(HOW_TO_GET)
+        sys.exit(how_to_get)
     return file_md5(archive)
 
 

@@ -90,8 +90,12 @@ def write(notebook, path):
 
 
 def comments(source):
-    """[(row, column, text)] of the comments in a cell's code, by Python's tokenizer."""
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    """[(row, column, text)] of the comments in a cell's code, by Python's tokenizer; none where
+    the source is no Python."""
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    except (SyntaxError, tokenize.TokenError):
+        return []
     return [(*t.start, t.string) for t in tokens if t.type == tokenize.COMMENT]
 
 
@@ -115,7 +119,11 @@ def code(source):
     for row, column, _ in comments(source):
         lines[row - 1] = lines[row - 1][:column]
     bare = "\n".join(line.rstrip() for line in lines)
-    for node in ast.walk(ast.parse(bare)):
+    try:
+        tree = ast.parse(bare)
+    except SyntaxError:
+        return bare
+    for node in ast.walk(tree):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "nam_edu.setup":
             bare = bare.replace(ast.get_source_segment(bare, node), "nam_edu.setup()")
     return bare
