@@ -161,8 +161,10 @@ def exercise_7_3(answer):
     tables = [  # gated, constant, spread, cost
         ([60, 61, 62, 60.5], [58, 58.5, 60, 58], [0.2, 0.1, 0.3, 0.05], [4, 6, 5, 4.5]),
         ([60, 63, 58, 61], [59, 59, 59, 59], [0.2, 0.04, 0.2, 0.2], [0.1, 2.5, 0.2, 1.6]),
-        ([60, 61, 60.6, 60.2], [60, 60, 60, 60.05], [0.01] * 4, [1.2, 0.6, 1.4, 0.8]),
-        ([58, 57, 58.5, 58], [59, 59, 59, 60], [0.01, 0.02, 0.3, 0.01], [0.2, 0.3, 0.25, 0.2]),
+        ([60.9, 60.8, 60.7, 60], [60, 60, 60, 60.05], [0.01] * 4, [1.2, 0.6, 1.4, 0.8]),
+        ([58, 57, 59.5, 58], [59, 59, 59, 60], [0.01, 0.02, 0.1, 0.01], [0.2, 0.3, 0.25, 0.2]),
+        ([60.1, 63, 60.2, 60.1], [60] * 4, [0.3] * 4, [0.6, 0.6, 4, 0.6]),
+        ([57, 57.5, 56.8, 57.2], [60] * 4, [0.01] * 4, [0.1, 0.2, 1.0, 0.3]),
     ]
     tables = [tuple(np.array(column, float) for column in table) for table in tables]
 
@@ -361,27 +363,30 @@ def exercise_7_5(answer):
     wanted = [widest(times) for times in cases]
     if got == wanted:
         return right("with times = 1 that is NAM: a wider layer that is new is not alive.")
-    for values, wrong in (
-        ([c + 1 for c in wanted], Wrong("one too many: with these channels it is below 0.05")),
-        ([c - 1 for c in wanted], Wrong("one too few: with one channel more it is still alive")),
-        ([wanted[0]] * 3, Wrong("right for times = 1; `times` multiplies the logit")),
-        (
-            [max(c for c in range(1, 400) if times / c >= 0.05) for times in cases],
-            Wrong("that is the spread of the logit; the gate is its sigmoid, whose slope is 1/4"),
-        ),
-        (
-            [max(c for c in range(1, 400) if spread(times) / c >= 0.05) for times in cases],
-            Wrong("the number of channels divides the logit, not the gate"),
-        ),
+    for values, wrong, off in (  # off: by how much a simulation may miss what the mistake gives
+        ([c + 1 for c in wanted], Wrong("one too many: with these it is below 0.05"), 0),
+        ([c - 1 for c in wanted], Wrong("one too few: with one more it is still alive"), 0),
+        ([wanted[0]] * 3, Wrong("right for times = 1; `times` multiplies the logit"), 0),
         (
             [math.floor(times / 4 / 0.05) for times in cases],
             Wrong(
                 "that is the straight line, times / (4 C); the sigmoid is a little flatter: "
                 "simulate it"
             ),
+            0,
+        ),
+        (
+            [times / 0.05 for times in cases],
+            Wrong("that is the spread of the logit; the gate is its sigmoid, whose slope is 1/4"),
+            1,
+        ),
+        (
+            [spread(times) / 0.05 for times in cases],
+            Wrong("the number of channels divides the logit, not the gate"),
+            1,
         ),
     ):
-        if got == values:
+        if np.allclose(got, values, rtol=0, atol=off):
             raise wrong
     for times, channels in zip(cases, got):
         if channels != int(channels) or channels < 1:
