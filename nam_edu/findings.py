@@ -1,5 +1,5 @@
-"""Lessons 5 and 6: what this course measured on CIFAR-100, read from results/, and the words that
-it earns.
+"""Lessons 5 to 7: what this course measured, on CIFAR-100 and on tinted images, read from results/,
+and the words that it earns.
 
 The pilot is in runs.csv, gates.csv, fixed.csv and removed.csv; the second round, as far as its runs
 are finished, in the same files with a 2 in their names. What is in them, and the rules behind the
@@ -65,6 +65,43 @@ def second_round_in_pairs():
     top1 = second_round()
     found = {title: in_pairs(top1, *kinds) for title, kinds in asked.items()}
     return {title: values for title, values in found.items() if len(values) > 1}
+
+
+def gates_in_pairs():
+    """{title: differences} of part A of the second round, as far as its pairs are there: gates and
+    constants, each against the constant 1/2 of the same seeds."""
+    asked = {
+        "no gate": "none",
+        "no gate, last γ starts at ½": "none-last-gamma-0.5",
+        "constant ¼": "quarter",
+        "NAM": "nam",
+        "NAM with W times C": "nam-times-c",
+    }
+    top1 = second_round()
+    found = {title: in_pairs(top1, f"a-{kind}", "a-half") for title, kind in asked.items()}
+    return {title: values for title, values in found.items() if len(values)}
+
+
+def spreads_of_round_two(kind):
+    """The spread of the gate in the liveliest layer of each finished run of a kind, as in
+    "a-nam-times-c", at its end: (runs,)."""
+    runs = {row["run"]: row for row in results("runs2") if row["run"].rpartition("-")[0] == kind}
+    liveliest = {}
+    for row in last_epoch("gates2", runs):
+        liveliest[row["run"]] = max(liveliest.get(row["run"], 0.0), float(row["gate_std"]))
+    return np.array(list(liveliest.values()))
+
+
+def tinted():
+    """The pairs of the positive control on tinted images: {attempt: {module: [a `judge.Pair` as a
+    dictionary]}}, attempts 1 and 2 as far as their runs are finished. results/tints.md says how
+    they were made."""
+    found = {}
+    for row in results("tints"):
+        pair = {name: float(row[name]) for name in ("gated", "constant", "spread", "cost")}
+        modules = found.setdefault(int(row["attempt"]), {})
+        modules.setdefault(row["module"], []).append({"seed": int(row["seed"]), **pair})
+    return found
 
 
 def said(table):

@@ -157,7 +157,8 @@ def fingerprint(f, channels=8, size=(6, 6)):
     """Eight digits that change with what the layers of f compute: their first weights, outputs and
     gradients on maps of noise. The kept runs of a gate that was changed since are not its own.
 
-    Raises ArgumentError for a layer that changes the shape of its map.
+    Raises ArgumentError for a layer that changes the shape of its map, and for one that makes
+    something else of a 0 than 0: it adds, where a gate multiplies.
     """
     rng = np.random.default_rng(0)
     x = paddle.to_tensor(rng.normal(size=(4, channels, *size)).astype(np.float32))
@@ -185,6 +186,12 @@ def fingerprint(f, channels=8, size=(6, 6)):
         (y * weights).sum().backward()
         slopes = [t.grad for t in (x, *layer.parameters()) if t.grad is not None]
         numbers += [float((y * weights).sum()), *(float(g.abs().sum()) for g in slopes)]
+    holes = paddle.to_tensor(rng.random(tuple(x.shape)) < 0.7).astype("float32")
+    if float((layer(x.detach() * holes) * (1 - holes)).abs().max()) > 0:
+        raise ArgumentError(
+            "the layer adds something to its map: where the map is 0, what it gives out is not. A "
+            "gate multiplies the map, and 0 times whatever is 0: let forward return gate * x"
+        )
     return f"{zlib.crc32(' '.join(f'{n:.4g}' for n in numbers).encode()):08x}"
 
 
@@ -247,8 +254,9 @@ def judge(
         data: an `Archive`, or what `recipe.data` may be.
         out: a folder; each run has one of its own in it.
         seeds: two whole numbers or more.
-        constant: the gate of the others: a number, or "own", the mean gate of all blocks before
-            training, with the first seed.
+        constant: the gate of the others: a number, or "own", the mean gate before training, with
+            the first seed. It is one number for all blocks, also where the gates of one block start
+            elsewhere than those of another; `slot_gates` of a new network tells.
         constant_recipe: the recipe of the others where it is another one, such as a wider network
             or another learning rate. A network of another width starts from other weights.
         split: the `Split` to judge on; by default the test images. Choose on others beforehand.

@@ -1,9 +1,9 @@
 """Holds what the lessons share: their scale, their data, their runs and this course's results.
 
-It serves lessons 1 to 6 and their solutions: the golden arrays check the equations of lessons 1 and
-2, lesson 4 trains, and lessons 5 and 6 examine trained networks. The scale comes from
-NAM_EDU_PROFILE (see `backend.profile`): "ci" takes seconds, "quick" suits two CPU cores, "full" a
-GPU. The data are CIFAR-100 where it is found, otherwise the generated Shapes-100.
+It serves all lessons and their solutions: the golden arrays check the equations of lessons 1 and 2,
+lesson 4 trains, lessons 5 and 6 examine trained networks, and lesson 7 judges gates. The scale
+comes from NAM_EDU_PROFILE (see `backend.profile`): "ci" takes seconds, "quick" suits two CPU cores,
+"full" a GPU. The data are CIFAR-100 where it is found, otherwise the generated Shapes-100.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .data import locate_cifar100
 from .machinery.errors import NamEduError, shell_command
 from .machinery.language import words
 from .machinery.progress import counted as counted  # for the cells that train or evaluate a lot
+from .tints import tint_archive
 from .training import (
     Run,
     Stopped,
@@ -53,6 +54,14 @@ SMALL = {
     "ci": dict(width=8, epochs=1, train_images=640, validation=128),
     "quick": dict(width=16, epochs=3, train_images=10_000, validation=500),
     "full": dict(width=32, epochs=10, validation=2000),
+}
+
+# Lesson 7: tinted images to train on and to test on, and what the recipe changes. "quick" is meant
+# to take a quarter of a minute a network on two cores of a server.
+TINTS = {
+    "ci": dict(train=640, test=300, width=4, epochs=1),
+    "quick": dict(train=8000, test=1000, width=8, epochs=6),
+    "full": dict(train=12_000, test=2000, width=8, epochs=8),
 }
 
 
@@ -90,6 +99,17 @@ def lesson_recipe(small=False, **changes):
         )
     base = recipe("quick", data="cifar100" if real else "shapes100", crop_padding=4 if real else 2)
     return change(base, **{**scale, **changes})
+
+
+def lesson_tints():
+    """Lesson 7's tinted images and the recipe for them at this scale: (recipe, `Archive`, a `Split`
+    of other images to choose on). The settings are those of experiments/tints.py, with fewer images
+    and epochs except at "full"."""
+    scale = TINTS[profile()]
+    settings = dict(batch_size=64, validation=0, train_images=0, crop_padding=0, flip=False)
+    wanted = recipe("quick", width=scale["width"], epochs=scale["epochs"], **settings)
+    choose_on = tint_archive(1, scale["test"], seed=1).test
+    return wanted, tint_archive(scale["train"], scale["test"]), choose_on
 
 
 def _in_the_clone(*parts):
@@ -294,7 +314,8 @@ def results(name):
     """The rows, as dictionaries of strings, of a table of this course's own measurements: of the
     pilot "runs", "curves", "gates", "fixed" or "removed", of the second round "runs2", "curves2",
     "gates2" or "fixed2", which are empty before its first run (results/attention.md says what is in
-    them). Raises LessonError outside a clone of the repository."""
+    them); of the tinted images "tints" and "tints-rates" (results/tints.md). Raises LessonError
+    outside a clone of the repository."""
     of_round_two = name.endswith("2") and name[:-1] in ("runs", "curves", "gates", "fixed")
     page = _in_the_clone("results", "attention.md")
     if of_round_two and not page.with_name(f"{name}.csv").is_file():

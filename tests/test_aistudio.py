@@ -30,9 +30,10 @@ def test_contents(bundle):
         "nam_edu/__init__.py",
         "notebooks/01_theory.ipynb",
         "LICENSE",
-        "notebooks/solutions/06_gamma_visualisation.ipynb",
+        "notebooks/solutions/07_your_own_gate.ipynb",
         "nam_edu/exercises/lesson1.py",
         "nam_edu/locale/zh/LC_MESSAGES/nam_edu.mo",
+        "results/tints.csv",
         "tests/golden/square_channel.npz",
     ):
         assert name in names
@@ -49,7 +50,7 @@ def test_the_first_page_leads_to_the_lessons(bundle, tmp_path):
     zipfile.ZipFile(bundle).extractall(tmp_path)
     page = nbformat.read(tmp_path / "main.ipynb", as_version=4)
     text = "\n".join(cell.source for cell in page.cells)
-    links = [text.index(f"(notebooks/{folder}0{i}_") for i in range(1, 7) for folder in ("zh/", "")]
+    links = [text.index(f"(notebooks/{folder}0{i}_") for i in range(1, 8) for folder in ("zh/", "")]
     assert links == sorted(links)  # lesson by lesson, Chinese first
     assert "data/data76994/" in text and "num_workers=0" in text and "external-libraries" in text
     assert "install" in text and "paddlepaddle" not in text  # never a second Paddle

@@ -37,6 +37,7 @@ TO_MEND = {
     "4.5": "even the first loss",
     "5.5": "need not list its seeds in order",
     "6.3": "no channel is gone",
+    "7.4": "two things are wrong",
 }
 
 
@@ -52,7 +53,7 @@ def checked(number, source, capsys):
 
 def test_every_exercise_has_a_stub_a_solution_mistakes_and_right_answers():
     assert list(CHECKERS) == sorted(STUBS) == sorted(SOLUTIONS) == sorted(MISTAKES) == sorted(RIGHT)
-    for lesson in "123456":
+    for lesson in "1234567":
         assert sum(number.startswith(lesson) for number in STUBS) == 5
         assert sum(number.startswith(lesson) for number in TO_MEND) == 1
     assert all(len(mistakes) >= 3 for mistakes in MISTAKES.values())
@@ -551,6 +552,111 @@ def my_output_without(layer, x, count):
         "the gate is 0.5": ("gamma += 0.001", "return 1.0"),
         "not 0.9": ("return gamma", "return 1.05 * gamma"),
     },
+    "7.1": {
+        "NaN came out": ("max(spreads)", "max(spreads) * np.nan"),
+        "no value of the input is 0; where it is, 0/0": """
+def my_spread(maps):
+    with np.errstate(invalid="ignore"):
+        return max((y / x).std() for x, y in maps.values())
+""",
+        "it is neither 0 nor any other number": "my_spread = lambda maps: "
+        "max((y / np.where(x == 0, 1, x)).std() for x, y in maps.values())",
+        "the mean over the blocks": ("max(spreads)", "np.mean(spreads)"),
+        "varies least": ("max(spreads)", "min(spreads)"),
+        "the last block": ("max(spreads)", "spreads[-1]"),
+        "how the output varies": ("y[seen] / x[seen]", "y[seen]"),
+        "output over input": ("y[seen] / x[seen]", "x[seen] / y[seen]"),
+        "do not subtract": ("y[seen] / x[seen]", "y[seen] - x[seen]"),
+        "that is the variance": (".std()", ".var()"),
+        "how the channels' means differ": "my_spread = lambda maps: "
+        "max((y / x).mean((0, 2, 3)).std() for x, y in maps.values())",
+        "the channels differ among themselves": "my_spread = lambda maps: "
+        "max((y / x).std((0, 2, 3)).mean() for x, y in maps.values())",
+        "stand for themselves": "my_spread = lambda maps: "
+        "np.concatenate([(y / x).ravel() for x, y in maps.values()]).std()",
+    },
+    "7.2": {
+        "cost most": ("fixed.max", "fixed.min"),
+        "not the mean of the constants": ("fixed.max", "fixed.mean"),
+        "the first constant": ("fixed.max(axis=0)", "fixed[0]"),
+        "one constant for all networks": ("fixed.max(axis=0)", "fixed[fixed.mean(1).argmax()]"),
+        "compare each network with itself": ("fixed.max(axis=0)", "fixed.max()"),
+        "the sign is turned": ("gated - fixed.max(axis=0)", "fixed.max(axis=0) - gated"),
+        "a cost may be negative": (
+            "gated - fixed.max(axis=0)",
+            "np.maximum(gated - fixed.max(axis=0), 0)",
+        ),
+        "what is left": ("gated - fixed.max", "fixed.max"),
+        "it should have (4,)": ("fixed.max(axis=0)", "fixed.max(axis=1, keepdims=True)"),
+        "what each network loses": ("gated - ", "2 * gated - "),
+    },
+    "7.3": {
+        "not in one of them": (".all()", ".any()"),
+        "not on average": ("(spread >= 0.05).all()", "spread.mean() >= 0.05"),
+        "0.05 itself is enough": ("spread >= 0.05", "spread > 0.05"),
+        "the mean cost alone": ("mean_interval(cost, 0.90)[0]", "cost.mean()"),
+        "the 90 % interval is asked for": ("(cost, 0.90)", "(cost, 0.95)"),
+        "above half a point, not above 0": ("> 0.5", "> 0"),
+        "used: the whole interval": ("(cost, 0.90)[0]", "(cost, 0.90)[1]"),
+        "the mean gain alone": (
+            "mean_interval(gated - constant, 0.95)[0]",
+            "(gated - constant).mean()",
+        ),
+        "the 95 % interval is asked for": ("constant, 0.95", "constant, 0.90"),
+        "the gate's accuracy minus the constant's": ("gated - constant", "constant - gated"),
+        "without the other network": ("gated - constant", "gated"),
+        "useful: the whole interval": ("0.95)[0]", "0.95)[1]"),
+        "not the single pairs": (
+            "mean_interval(gated - constant, 0.95)[0] > 0",
+            "(gated > constant).all()",
+        ),
+        "each of them True or False": ("return alive, used, useful", "return 0.5, used, useful"),
+        "3 results are wanted": ("return alive, used, useful", "return alive and used and useful"),
+        "used: not True where": ("return alive, used, useful", "return alive, True, useful"),
+    },
+    "7.4": {
+        "two things are wrong": (
+            "F.sigmoid(self.bn(z))                       # (N, 1, H, W)\n        return x * gate",
+            "F.sigmoid(self.bn(z)).mean(0)\n        return x + gate",
+        ),
+        "the mean over the batch": ("F.sigmoid(self.bn(z)) ", "F.sigmoid(self.bn(z)).mean(0) "),
+        "you add the gate": ("x * gate", "x + gate"),
+        "the gate alone": ("return x * gate", "return gate.expand_as(x)"),
+        "one gate for each image": ("x.mean(1, keepdim", "x.mean([1, 2, 3], keepdim"),
+        "one gate for each channel": """
+class MyPixelGate(nn.Layer):
+    def __init__(self, channels):
+        super().__init__()
+        self.bn = nn.BatchNorm2D(1)
+
+    def forward(self, x):
+        n, c = x.shape[:2]
+        z = x.mean([2, 3]).reshape([n * c, 1, 1, 1])
+        return x * F.sigmoid(self.bn(z)).reshape([n, c, 1, 1])
+""",
+        "the sigmoid is missing": ("F.sigmoid(self.bn(z))", "self.bn(z)"),
+        "turned round": ("F.sigmoid(self.bn(z))", "F.sigmoid(-self.bn(z))"),
+        "of one single feature": ("BatchNorm2D(1)", "BatchNorm2D(channels)"),
+        "first image's first pixel": ("F.sigmoid(self.bn(z))", "F.sigmoid(2 * self.bn(z))"),
+        "a layer is wanted": "MyPixelGate = lambda channels: 3",
+        "built already": "MyPixelGate = nn.ReLU()",
+    },
+    "7.5": {
+        "one too many": ("return channels", "return channels + 1"),
+        "one too few": ("return channels", "return channels - 1"),
+        "right for times = 1": ("-times * x_hat", "-x_hat"),
+        "the spread of the logit": (
+            "(1 / (1 + np.exp(-times * x_hat / (channels + 1)))).std()",
+            "(times * x_hat / (channels + 1)).std()",
+        ),
+        "divides the logit": (
+            "(1 / (1 + np.exp(-times * x_hat / (channels + 1)))).std()",
+            "(1 / (1 + np.exp(-times * x_hat))).std() / (channels + 1)",
+        ),
+        "a little flatter": "my_widest = lambda times: int(times / 4 / 0.05 + 1e-9)",
+        "the last number of channels": ("return channels", "return 2 * channels"),
+        "a number of channels is wanted": ("return channels", "return channels + 0.5"),
+    },
 }
 
 
@@ -1045,6 +1151,83 @@ def my_needed_gamma(channels, x_hat, gate):
     grid = np.arange(1, 100, 0.005)
     gates = 1 / (1 + np.exp(-(grid**2) / (grid + channels - 1) * x_hat))
     return grid[np.searchsorted(gates, gate)]
+""",
+    ],
+    "7.1": [
+        """
+def my_spread(maps):                          # sums over the values that count
+    largest = 0
+    for x, y in maps.values():
+        gate = [b / a for a, b in zip(x.ravel(), y.ravel()) if a != 0]
+        mean = sum(gate) / len(gate)
+        largest = max(largest, (sum((g - mean) ** 2 for g in gate) / len(gate)) ** 0.5)
+    return largest
+""",
+        """
+def my_spread(maps):                          # NaN where nothing is known
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return max(np.nanstd(y / x) for x, y in maps.values())
+""",
+    ],
+    "7.2": [
+        "my_cost = lambda gated, fixed: (gated - fixed).min(0)",
+        """
+def my_cost(gated, fixed):
+    return [g - max(column) for g, column in zip(gated, fixed.T)]
+""",
+    ],
+    "7.3": [
+        """
+def my_answers(gated, constant, spread, cost):          # by hand
+    t = {0.90: 2.3534, 0.95: 3.1824}                    # Student's t for four pairs
+    def low(v, confidence):
+        return v.mean() - t[confidence] * v.std(ddof=1) / np.sqrt(len(v))
+    return [min(spread) >= 0.05, low(cost, 0.90) > 0.5, low(gated - constant, 0.95) > 0]
+""",
+        """
+def my_answers(gated, constant, spread, cost):          # as numbers
+    gains = [g - c for g, c in zip(gated, constant)]
+    lows = mean_interval(cost, 0.90)[0], mean_interval(gains, 0.95)[0]
+    return np.array([int(all(s >= 0.05 for s in spread)), int(lows[0] > 0.5), int(lows[1] > 0)])
+""",
+    ],
+    "7.4": [
+        """
+def MyPixelGate(channels):                    # a function that builds the layer
+    class Gate(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1D(1)
+        def forward(self, x):
+            n, c, h, w = x.shape
+            z = x.mean(1).reshape([n * h * w, 1])
+            return F.sigmoid(self.norm(z)).reshape([n, 1, h, w]) * x
+    return Gate()
+""",
+        """
+class MyPixelGate(nn.Layer):                  # the sigmoid written out
+    def __init__(self, channels):
+        super().__init__()
+        self.bn, self.channels = nn.BatchNorm2D(1), channels
+    def forward(self, x):
+        z = self.bn(x.sum(1, keepdim=True) / self.channels)
+        return x / (1 + (-z).exp())
+""",
+    ],
+    "7.5": [
+        """
+def my_widest(times):                         # on a grid instead of random numbers
+    z = np.linspace(-8, 8, 2001)
+    p = np.exp(-z**2 / 2) / np.exp(-z**2 / 2).sum()
+    return max(c for c in range(1, 100)
+               if np.sqrt((p * (1 / (1 + np.exp(-times / c * z)) - 0.5) ** 2).sum()) >= 0.05)
+""",
+        """
+def my_widest(times):                         # from the wide end
+    x_hat, c = np.random.default_rng(1).normal(size=300_000), 100
+    while np.std(1 / (1 + np.exp(-times * x_hat / c))) < 0.05:
+        c -= 1
+    return float(c)
 """,
     ],
 }

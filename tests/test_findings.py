@@ -126,3 +126,26 @@ def test_the_second_round_before_and_after_its_first_runs(tmp_path, monkeypatch)
     ((title, d),) = findings.second_round_in_pairs().items()
     assert title == "60 epochs: NAM − constant ½" and np.allclose(d, [0.5, -0.25])
     assert "Part B" in findings.said("round2 answers") and findings.said("no such table") == ""
+
+
+def test_gates_of_part_a_as_far_as_they_are_there(tmp_path, monkeypatch):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "nam_edu").mkdir()
+    for module in (lessons, findings):
+        monkeypatch.setattr(module, "__file__", str(tmp_path / "nam_edu" / "lessons.py"))
+    (tmp_path / "results" / "attention.md").touch()
+    assert findings.gates_in_pairs() == {}
+    assert len(findings.spreads_of_round_two("a-nam-times-c")) == 0
+    rows = ["run,top1,epochs", "a-half-6,49,10", "a-half-7,50,10", "a-nam-6,50,10"]
+    rows += ["a-nam-times-c-6,48.5,10", "a-nam-times-c-7,50.5,10", "a-none-last-gamma-0.5-7,49,10"]
+    (tmp_path / "results" / "runs2.csv").write_text("\n".join(rows))
+    found = findings.gates_in_pairs()
+    assert {title: list(d) for title, d in found.items()} == {
+        "no gate, last γ starts at ½": [-1],
+        "NAM": [1],
+        "NAM with W times C": [-0.5, 0.5],
+    }
+    rows = ["run,epoch,layer,gate_std", "a-nam-times-c-6,10,a,0.02", "a-nam-times-c-6,10,b,0.07"]
+    rows += ["a-nam-times-c-6,9,b,0.9", "a-nam-6,10,a,0.8", "a-nam-times-c-7,10,a,0.04"]
+    (tmp_path / "results" / "gates2.csv").write_text("\n".join(rows))
+    assert list(findings.spreads_of_round_two("a-nam-times-c")) == [0.07, 0.04]

@@ -11,7 +11,7 @@ import paddle.nn.functional as F
 import pytest
 
 from nam_edu import judge as module
-from nam_edu.baselines import SE, ConstantGate
+from nam_edu.baselines import ATTENTIONS, SE, ConstantGate
 from nam_edu.evaluation import blocks, constant_gates, predict, slot_gates
 from nam_edu.judge import Judgement, Pair, fingerprint, judge, with_own_numbers
 from nam_edu.machinery.errors import ArgumentError, TrainingError
@@ -53,6 +53,17 @@ class Lively(nn.Layer):
 
     def forward(self, x):
         return x * F.sigmoid(self.slope * x)
+
+
+class Adds(nn.Layer):
+    """Adds the mean of its map, at first times 0: a new one cannot be told from a gate of 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = self.create_parameter([1], default_initializer=nn.initializer.Constant(0.0))
+
+    def forward(self, x):
+        return x + self.scale * x.mean([2, 3], keepdim=True)
 
 
 def lively(channels, size):
@@ -226,6 +237,8 @@ def test_a_gate_that_was_changed_is_another_gate():
         (dict(attention="same"), "unknown attention 'same'"),
         (dict(attention=lambda channels, size: nn.AvgPool2D(2)), "keeps the shape of its map"),
         (dict(attention=lambda channels, size: 3), "must return a paddle.nn.Layer"),
+        (dict(attention="nam-gate-only"), "where the map is 0, what it gives out is not"),
+        (dict(attention=lambda channels, size: Adds()), "let forward return gate \\* x"),
     ],
 )
 def test_what_cannot_be_judged_is_refused_before_anything_is_trained(wrong, said, data, tmp_path):
@@ -233,6 +246,11 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_trained(wrong, said
     with pytest.raises((ArgumentError, TypeError), match=said):
         judge(**{"attention": half, "seeds": (0, 1), **wrong}, recipe=TINY, data=data, out=out)
     assert not out.exists()
+
+
+@pytest.mark.parametrize("name", sorted(set(ATTENTIONS) - {"nam-gate-only"}))
+def test_gates_of_the_registry_are_not_refused(name):
+    fingerprint(module.named(name))
 
 
 def test_a_layer_instead_of_a_callable_is_refused(data, tmp_path):

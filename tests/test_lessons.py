@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from experiments import tints as control
 
 from nam_edu import backend, lessons
 from nam_edu.attention import ChannelNAM
@@ -158,3 +159,14 @@ def test_turns_are_taken_and_the_first_round_is_left_out():
     assert calls == 4 * ["a", "b"]
     assert times["a"].shape == times["b"].shape == (3,)
     assert times["b"].min() >= 10 and np.median(times["a"]) < 10  # milliseconds
+
+
+def test_tinted_images_of_lesson_7(monkeypatch):
+    recipe, tints, choose_on = lessons.lesson_tints()
+    assert (len(tints.train), len(tints.test), len(choose_on)) == (640, 300, 300)
+    assert (choose_on.images != tints.test.images).any()
+    assert recipe.validation == 0 and recipe.epochs == 1  # nothing is cut off the training images
+    drawn = []
+    monkeypatch.setattr(lessons, "profile", lambda: "full")
+    monkeypatch.setattr(lessons, "tint_archive", lambda *n, **seed: drawn.append(n) or tints)
+    assert lessons.lesson_tints()[0] == control.GATED and drawn[-1] == (12_000, 2000)

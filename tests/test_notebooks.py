@@ -47,7 +47,7 @@ def pictures(cell):
     return found
 
 
-def test_six_lessons_and_their_solutions():
+def test_seven_lessons_and_their_solutions():
     names = [
         "01_theory.ipynb",
         "02_layer.ipynb",
@@ -55,6 +55,7 @@ def test_six_lessons_and_their_solutions():
         "04_training.ipynb",
         "05_evaluation.ipynb",
         "06_gamma_visualisation.ipynb",
+        "07_your_own_gate.ipynb",
     ]
     assert [path.name for path in LESSONS] == names
     assert (

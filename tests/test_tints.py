@@ -4,7 +4,11 @@ import zlib
 
 import numpy as np
 import pytest
+from experiments import protocol
+from experiments import tints as control
+from experiments.attention import RESULTS, read_rows
 
+from nam_edu import findings
 from nam_edu.machinery.errors import ArgumentError
 from nam_edu.tints import FIGURE, SHAPES, draw, shape_masks, tint_archive
 
@@ -77,3 +81,48 @@ def test_what_cannot_be_drawn_is_refused(wrong):
 def test_an_archive_that_cannot_be_drawn_is_refused(wrong):
     with pytest.raises(ArgumentError, match=f"{list(wrong)[0]} must be a whole number"):
         tint_archive(**wrong)
+
+
+# ------------------------------------------------------------------------ the positive control
+
+
+def test_the_page_of_the_control_holds_what_its_rows_say(tmp_path):
+    """results/tints.md against results/tints*.csv, counted here by hand with SciPy's t."""
+    rows = read_rows(RESULTS / "tints.csv")
+    for name in ("tints.csv", "tints-rates.csv", "tints.md"):
+        if (RESULTS / name).is_file():
+            (tmp_path / name).write_bytes((RESULTS / name).read_bytes())
+    control.report(tmp_path)
+    assert (tmp_path / "tints.md").read_text("utf-8") == (RESULTS / "tints.md").read_text("utf-8")
+    for attempt in {row["attempt"] for row in rows}:
+        own = [r for r in rows if r["attempt"] == attempt and r["module"] == "eca"]
+        assert len(own) == 6
+        gains = np.array([float(r["gated"]) - float(r["constant"]) for r in own])
+        half = protocol.quantile(6, 0.95) * gains.std(ddof=1) / np.sqrt(6)
+        table = control.answers_table([r for r in rows if r["attempt"] == attempt])
+        said = next(line for line in table.splitlines() if line.startswith("| eca"))
+        assert f"| {gains.mean():+.1f} | {gains.mean() - half:+.1f} to" in said
+        assert said in (RESULTS / "tints.md").read_text("utf-8")
+
+
+def test_the_lesson_reads_the_same_pairs():
+    found = {
+        (attempt, module, pair["seed"]): pair
+        for attempt, modules in findings.tinted().items()
+        for module, pairs in modules.items()
+        for pair in pairs
+    }
+    rows = read_rows(RESULTS / "tints.csv")
+    assert len(found) == len(rows) >= 24
+    for row in rows:
+        pair = found[int(row["attempt"]), row["module"], int(row["seed"])]
+        assert all(pair[k] == float(row[k]) for k in ("gated", "constant", "spread", "cost"))
+
+
+def test_the_best_rate_is_that_of_the_highest_mean():
+    rows = [
+        {"module": "m", "rate": rate, "seed": seed, "top1": top1}
+        for rate, seed, top1 in ((0.05, 1, 70), (0.05, 2, 72), (0.1, 1, 60), (0.1, 2, 83))
+    ]
+    assert control.best_rates(rows) == {"m": 0.1}
+    assert control.mean_top1(rows) == {"m": {0.05: 71, 0.1: 71.5}}
