@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 
 from ..evaluation import mean_interval
+from ..machinery.language import words
 from .checking import Wrong, call, checker, finite, number, numbers, parts, refuse, right, same
 
 
@@ -253,7 +254,7 @@ def exercise_7_3(answer):
     row, word = np.argwhere(got != wanted)[0]
     raise Wrong(
         "{word}: not {got} where spreads are {spread}, costs {cost}, and gains {gain}",
-        word=("alive", "used", "useful")[word],
+        word=(words("alive"), words("used"), words("useful"))[word],
         got=bool(got[row, word]),
         spread=list(map(float, tables[row][2])),
         cost=list(map(float, tables[row][3])),
