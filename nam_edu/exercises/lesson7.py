@@ -252,9 +252,10 @@ def exercise_7_3(answer):
             if (got[:, word] == np.array(given, float)).all():
                 raise wrong
     row, word = np.argwhere(got != wanted)[0]
+    asked = words("alive"), words("used"), words("useful")
     raise Wrong(
         "{word}: not {got} where spreads are {spread}, costs {cost}, and gains {gain}",
-        word=(words("alive"), words("used"), words("useful"))[word],
+        word=asked[word],
         got=bool(got[row, word]),
         spread=list(map(float, tables[row][2])),
         cost=list(map(float, tables[row][3])),
