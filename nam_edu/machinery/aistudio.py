@@ -32,6 +32,7 @@ PATTERNS = (
     "tests/golden/*",
     "results/*",
     "README*.md",
+    "QUESTIONS*.md",
     "LICENSE",
     "CITATION.cff",
 )
