@@ -90,7 +90,9 @@ def build(site, pdf=False):
             sys.exit(f"the {language} edition of the site was not built; the lines above say why")
         for left_over in (".buildinfo", "objects.inv"):
             (site / language / left_over).unlink(missing_ok=True)
-    shutil.copy(HERE / "pages" / "index.html", site / "index.html")
+    shutil.rmtree(site / "jupyter_execute", ignore_errors=True)
+    shutil.copy(HERE / "pages" / "index.html", site)
+    shutil.copy(HERE / "static" / "icon.svg", site)
 
 
 def main():

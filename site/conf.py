@@ -55,6 +55,7 @@ html_title = {"en": "nam-edu: attention from a batch norm", "zh": "nam-edu：来
     edition
 ]
 html_static_path = ["static", os.environ["SITE_NPM"]]
+html_favicon = "static/icon.svg"
 html_css_files = ["site.css"]
 html_js_files = ["site.js", "play.js"]
 html_copy_source = html_show_sourcelink = html_use_index = False

@@ -193,13 +193,9 @@ class Edition:
             if target.removesuffix(".md") in self.own:
                 return match.group()  # from one page of site/pages/ to another
             path = Path(os.path.normpath(source.parent / target)) if target else source
-            if not path.exists():
+            inside = path.relative_to(ROOT).as_posix().replace("notebooks/zh/", "notebooks/")
+            if not path.exists() and not (ROOT / inside).exists():
                 raise SourceError(f"{source}: links to {target}, which is not there")
-            inside = path.relative_to(ROOT).as_posix()
-            for folder in ("notebooks/zh/", "notebooks/"):
-                if inside.startswith(folder):
-                    inside = "notebooks/" + inside.removeprefix(folder)
-                    break
             inside = re.sub(r"^(README|TEACHING|QUESTIONS)\.zh-CN\.md$", r"\1.md", inside)
             inside = "index.md" if inside == "README.md" else inside
             inside = re.sub(r"^results/?$", "findings.md", inside)

@@ -7,7 +7,7 @@
   const sigmoid = (t) => 1 / (1 + Math.exp(-t));
   const text = (value, digits = 3) => (Object.is(value, -0) ? 0 : value).toFixed(digits).replace("-", "−");
   const small = (value) => (value !== 0 && Math.abs(value) < 0.0005 ? value.toExponential(1).replaceAll("-", "−") : text(value));
-  const BLUE = "#0072B2", ORANGE = "#D55E00";
+  const BLUE = "var(--color-brand-primary, #0072B2)", ORANGE = "#D55E00";
 
   // ------------------------------------------------------------------------------ drawing
   const svg = (width, height, words, inside) =>
@@ -56,12 +56,12 @@
     },
     draw(at, words) {
       const n = this.numbers(at);
-      const p = panel([48, 34, 500, 200], [-3, 3], [0, 1], [-3, -2, -1, 0, 1, 2, 3], [0, 0.25, 0.5, 0.75, 1], "x̂", words.gate);
+      const p = panel([44, 34, 360, 200], [-3, 3], [0, 1], [-3, -2, -1, 0, 1, 2, 3], [0, 0.25, 0.5, 0.75, 1], "x̂", words.gate);
       const curve = [];
       for (let k = -60; k <= 60; k++) curve.push([p.x(k / 20), p.y(this.numbers({ ...at, xHat: k / 20 }).gate)]);
       const half = line([[p.x(-3), p.y(0.5)], [p.x(3), p.y(0.5)]], "currentColor", 'stroke-dasharray="6 5" opacity=".6"');
       const point = `<circle cx="${p.x(at.xHat)}" cy="${p.y(n.gate)}" r="7" fill="${ORANGE}" stroke="currentColor"/>`;
-      return svg(570, 280, this.say(at, words), p.inside + half + line(curve, BLUE) + point);
+      return svg(420, 276, this.say(at, words), p.inside + half + line(curve, BLUE) + point);
     },
     say(at, words) {
       const n = this.numbers(at);
@@ -118,11 +118,11 @@
     draw(at, words) {
       const n = this.numbers(at);
       const marks = [0, 1, 2, 3, 4, 5].map((k) => (k * at.epochs) / 5);
-      const p = panel([48, 34, 500, 200], [0, at.epochs], [0, 1], marks, [0, 0.25, 0.5, 0.75, 1], words.epoch, "|γ|");
+      const p = panel([44, 34, 360, 200], [0, at.epochs], [0, 1], marks, [0, 0.25, 0.5, 0.75, 1], words.epoch, "|γ|");
       const points = (values) => values.map((value, epoch) => [p.x(epoch), p.y(Math.abs(value))]);
-      const key = line([[330, 50], [360, 50]], BLUE) + `<text x="368" y="54">${words.simulated}</text>` +
-        line([[330, 72], [360, 72]], ORANGE, 'stroke-dasharray="3 5"') + `<text x="368" y="76">${words.formula}</text>`;
-      return svg(570, 280, this.say(at, words),
+      const key = line([[190, 50], [216, 50]], BLUE) + `<text x="224" y="54">${words.simulated}</text>` +
+        line([[190, 72], [216, 72]], ORANGE, 'stroke-dasharray="3 5"') + `<text x="224" y="76">${words.formula}</text>`;
+      return svg(420, 276, this.say(at, words),
         p.inside + line(points(n.simulated), BLUE) + line(points(n.formula), ORANGE, 'stroke-dasharray="3 5"') + key);
     },
     say(at, words) {
@@ -177,15 +177,15 @@
         `<text x="${left}" y="${top - 8}">${title}</text>` +
         values.map((v, k) => {
           const shade = Math.round(255 * Math.max(0, Math.min(1, v)));
-          return `<rect x="${left + 15 * (k % 8)}" y="${top + 15 * Math.floor(k / 8)}" width="15.4" height="15.4" fill="rgb(${shade},${shade},${shade})"/>`;
-        }).join("") + `<rect x="${left}" y="${top}" width="120.4" height="120.4" fill="none" stroke="currentColor" opacity=".5"/>`;
+          return `<rect x="${left + 12 * (k % 8)}" y="${top + 12 * Math.floor(k / 8)}" width="12.3" height="12.3" fill="rgb(${shade},${shade},${shade})"/>`;
+        }).join("") + `<rect x="${left}" y="${top}" width="96.3" height="96.3" fill="none" stroke="currentColor" opacity=".5"/>`;
       const bar = Array.from({ length: 24 }, (_, k) => {
         const shade = Math.round((255 * k) / 23);
-        return `<rect x="${225 + 5 * k}" y="168" width="5.4" height="10" fill="rgb(${shade},${shade},${shade})"/>`;
+        return `<rect x="${150 + 5 * k}" y="140" width="5.4" height="10" fill="rgb(${shade},${shade},${shade})"/>`;
       }).join("");
-      return svg(570, 184, this.say(at, words),
-        tiles(MAP.flat(), 4, 30, words.map) + tiles(n.gate, 151, 30, words.gate) + tiles(n.output, 298, 30, words.output) +
-        tiles(n.instead, 445, 30, words.instead) + bar + '<text x="218" y="178" text-anchor="end">0</text><text x="352" y="178">1</text>');
+      return svg(420, 156, this.say(at, words),
+        tiles(MAP.flat(), 4, 28, words.map) + tiles(n.gate, 109, 28, words.gate) + tiles(n.output, 214, 28, words.output) +
+        tiles(n.instead, 319, 28, words.instead) + bar + '<text x="143" y="150" text-anchor="end">0</text><text x="277" y="150">1</text>');
     },
     say(at, words) {
       const n = this.numbers(at);

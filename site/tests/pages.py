@@ -47,7 +47,8 @@ def in_css(text):
 
 
 def in_js(text):
-    """Addresses of other hosts in a script, but for comments."""
+    """Addresses of other hosts in a script, but for comments and links that it writes."""
+    text = re.sub(r"<a [^>]*>", "", text)
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     text = re.sub(r"(?m)^\s*//.*$", "", text)
     return elsewhere(text)

@@ -14,22 +14,10 @@ NOTE = "这一页还没有中文"
 @pytest.fixture
 def copy(tmp_path, monkeypatch):
     """A copy of the texts of the repository, without any Chinese notebook."""
-    for folder in ("notebooks", "results", "nam_edu/weights"):
-        shutil.copytree(
-            ROOT / folder,
-            tmp_path / folder,
-            ignore=shutil.ignore_patterns("zh", "runs", "*.npz", ".ipynb_checkpoints"),
-        )
-    for path in ROOT.glob("*.md"):
-        shutil.copy(path, tmp_path)
-    for path in (ROOT / "nam_edu").glob("*.py"):
-        shutil.copy(path, tmp_path / "nam_edu")
-    for name in ("pyproject.toml", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
-    for path in ROOT.iterdir():  # what README links to
-        if path.is_dir() and not (tmp_path / path.name).exists() and path.name[0] != ".":
-            (tmp_path / path.name).mkdir()
-    drawings = tmp_path / "drawings"
+    left_out = shutil.ignore_patterns(".*", "zh", "build", "runs", "data", "*.npz", "__pycache__")
+    tmp_path = tmp_path / "repository"
+    shutil.copytree(ROOT, tmp_path, ignore=left_out)
+    drawings = tmp_path.parent / "drawings"
     drawings.mkdir()
     for name in ("gate", "decay", "constant"):
         for language in sources.LANGUAGES:
@@ -51,7 +39,7 @@ def translated(copy, name):
 
 
 def written(copy, language):
-    edition = sources.Edition(language, copy / "out" / language, copy / "drawings")
+    edition = sources.Edition(language, copy.parent / language, copy.parent / "drawings")
     edition.write()
     return edition
 
