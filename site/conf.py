@@ -104,6 +104,15 @@ def page_context(app, page, template, context, doctree):
     context["language"] = "en" if edition == "en" or page in english_pages else "zh-CN"
 
 
+def accessible(app, page, template, context, doctree):
+    """Mend what screen readers stumble over in the HTML of the theme and of myst-nb."""
+    headings, folds = 'role="heading"', '<summary aria-label="Toggle hidden content">'
+    tree = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = tree.replace(headings, headings + ' aria-level="2"')
+    context["body"] = context.get("body", "").replace(folds, "<summary>")
+
+
 def setup(app):
     app.connect("autodoc-process-docstring", plain_docstring, priority=0)
     app.connect("html-page-context", page_context)
+    app.connect("html-page-context", accessible, priority=900)  # after the theme's own

@@ -9,7 +9,6 @@ import threading
 from contextlib import contextmanager
 
 from playwright.sync_api import sync_playwright
-from pypdf import PdfReader, PdfWriter
 from sources import LANGUAGES, lessons
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -92,11 +91,3 @@ def print_all(site):
                             "</div>"
                         ),
                     )
-                    titled(pdf, page.title(), language)
-
-
-def titled(pdf, title, language):
-    """Write title and language into a PDF, without the moment at which it was made."""
-    writer = PdfWriter(clone_from=PdfReader(pdf))
-    writer.metadata = {"/Title": title}
-    writer.write(pdf)

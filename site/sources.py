@@ -251,14 +251,15 @@ class Edition:
         (self.folder / "sheets").mkdir(parents=True, exist_ok=True)
         (self.folder / "sheets" / f"{name}.png").write_bytes(png)
         said, words = content[self.language], self.words
-        alt = re.sub(r"([\[\]*_`])", r"\\\1", " ".join(alt.split()))
+        alt = " ".join(alt.split())
         questions = "\n".join(f"{n}. {text}" for n, text in enumerate(said["questions"], 1))
         self._put(
             f"sheets/{name}.md",
             f"# {said['title']}\n\n"
             f"## {words['idea']}\n\n{said['idea']}\n\n"
             f"## {words['formula']}\n\n$$\n{content['formula']}\n$$\n\n{said['formula']}\n\n"
-            f"## {words['picture']}\n\n![{alt}]({name}.png)\n\n{said['picture']}\n\n"
+            f"## {words['picture']}\n\n"
+            f"```{{image}} {name}.png\n:alt: {alt}\n:class: sheet-picture\n```\n\n{said['picture']}\n\n"
             f"## {words['questions']}\n\n{questions}\n\n"
             f"{words['questions for']}: {{doc}}`/notebooks/{name}`\n",
         )

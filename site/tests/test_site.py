@@ -118,9 +118,8 @@ class TestPages:
 
     def test_the_taught_modules_are_described(self, site):
         text = (site / "en" / "api.html").read_text(encoding="utf-8")
-        for name in ("attention.gamma_weights", "attention.ChannelNAM", "baselines.SqueezeExcitation"):
-            if name.split(".")[1] in (ROOT / "nam_edu" / f"{name.split('.')[0]}.py").read_text("utf-8"):
-                assert f'id="nam_edu.{name}"' in text, name
+        for name in ("attention.gamma_weights", "attention.ChannelNAM", "baselines.SE"):
+            assert f'id="nam_edu.{name}"' in text, name
 
 
 @pytest.mark.parametrize("language", EDITIONS)

@@ -1,0 +1,45 @@
+"""The PDFs, where `build.py --pdf` has printed them."""
+
+import re
+
+import pytest
+import sources
+from pypdf import PdfReader
+
+A4 = (595, 842)  # points
+PRINTED = [(language, name) for language in sources.LANGUAGES for name in sources.lessons()]
+
+
+@pytest.fixture
+def folder(site):
+    if not (site / "en" / "pdf").is_dir():
+        pytest.skip("printed by python site/build.py --pdf")
+    return site
+
+
+def fonts(reader):
+    names = set()
+    for page in reader.pages:
+        for font in (page["/Resources"].get("/Font") or {}).values():
+            names.add(str(font.get_object().get("/BaseFont")))
+    return names
+
+
+@pytest.mark.parametrize("language, name", PRINTED)
+def test_a_sheet_is_one_page_of_a4(folder, language, name):
+    reader = PdfReader(folder / language / "pdf" / f"sheet-{name}.pdf")
+    assert len(reader.pages) == 1
+    assert tuple(round(float(side)) for side in reader.pages[0].mediabox[2:]) == A4
+    text = re.sub(r"\s", "", reader.pages[0].extract_text())
+    for question in sources.sheet(name)[language]["questions"]:
+        assert re.sub(r"[\s*$]", "", question)[:8] in text
+    if language == "zh":
+        assert any("CJK" in font or "Hei" in font or "Song" in font for font in fonts(reader))
+
+
+@pytest.mark.parametrize("language, name", PRINTED)
+def test_a_lesson_is_printed_whole_and_unfolded(folder, language, name):
+    reader = PdfReader(folder / language / "pdf" / f"{name}.pdf")
+    assert len(reader.pages) > 8
+    text = "".join(page.extract_text() for page in reader.pages)
+    assert "You wrote no guess" in text or language == "zh"  # folded on the screen
