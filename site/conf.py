@@ -20,11 +20,7 @@ version = release = re.search(
 project = "nam-edu"
 author = copyright = "the nam-edu maintainers, Apache License 2.0"
 language = {"en": "en", "zh": "zh_CN"}[edition]
-extensions = [
-    "myst_nb",
-    "sphinx.ext.autodoc",
-    "sphinxcontrib.katex",
-]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinxcontrib.katex"]
 templates_path = ["templates"]
 default_role = "code"
 smartquotes = False

@@ -26,24 +26,22 @@ WORDS = {
         "hide outputs": "Hide the output",
         "show solution": "Show the solution",
         "hide solution": "Hide the solution",
-        "sheet": "the idea, the formula, the picture",
         "idea": "The idea",
         "formula": "The formula",
         "picture": "The picture",
         "questions": "Three questions",
-        "questions for": "The lesson answers them",
+        "questions for": "The lesson answers them: ",
     },
     "zh": {
         "show outputs": "显示输出",
         "hide outputs": "收起输出",
         "show solution": "显示题解",
         "hide solution": "收起题解",
-        "sheet": "要点、公式与图",
         "idea": "要点",
         "formula": "公式",
         "picture": "图",
         "questions": "三个问题",
-        "questions for": "答案都在这一课里",
+        "questions for": "答案都在这一课里：",
     },
 }
 NOT_TRANSLATED = "```{note}\n这一页还没有中文，下面是英文原文。\n```"
@@ -259,9 +257,10 @@ class Edition:
             f"## {words['idea']}\n\n{said['idea']}\n\n"
             f"## {words['formula']}\n\n$$\n{content['formula']}\n$$\n\n{said['formula']}\n\n"
             f"## {words['picture']}\n\n"
-            f"```{{image}} {name}.png\n:alt: {alt}\n:class: sheet-picture\n```\n\n{said['picture']}\n\n"
+            f"```{{image}} {name}.png\n:alt: {alt}\n:class: sheet-picture\n```\n\n"
+            f"{said['picture']}\n\n"
             f"## {words['questions']}\n\n{questions}\n\n"
-            f"{words['questions for']}: {{doc}}`/notebooks/{name}`\n",
+            f"{words['questions for']}{{doc}}`/notebooks/{name}`\n",
         )
 
 

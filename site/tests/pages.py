@@ -29,7 +29,17 @@ FETCHED = {
     ("body", "background"),
     ("base", "href"),
 }
-POINTERS = {"alternate", "author", "canonical", "help", "license", "next", "prev", "search", "index"}
+POINTERS = {
+    "alternate",
+    "author",
+    "canonical",
+    "help",
+    "license",
+    "next",
+    "prev",
+    "search",
+    "index",
+}
 ELSEWHERE = re.compile(r"(?:https?:|wss?:|ftp:)?//[\w-]+(?:\.[\w-]+)+", re.IGNORECASE)
 NAMES_ONLY = re.compile(r"https?://www\.w3\.org/(?:1998|1999|2000)/[\w/]+", re.IGNORECASE)
 
@@ -121,6 +131,6 @@ class Page(HTMLParser):
         self.fetched += found
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def page(path: Path):
     return Page(path.read_text(encoding="utf-8"))

@@ -70,7 +70,9 @@ def test_no_serious_violation_and_no_request_elsewhere(
 
 def test_a_violation_is_seen(chromium):
     page = chromium.new_page()
-    page.set_content('<html lang="en"><title>t</title><main><h1>h</h1><img src="a.png"></main></html>')
+    page.set_content(
+        '<html lang="en"><title>t</title><main><h1>h</h1><img src="a.png"></main></html>'
+    )
     assert any(found.startswith("image-alt") for found in violations(page))
     page.close()
 

@@ -29,10 +29,15 @@ def copy(tmp_path, monkeypatch):
 def translated(copy, name):
     """A twin by hand: titles and text in Chinese, cells as they are."""
     notebook = nbformat.read(copy / "notebooks" / f"{name}.ipynb", as_version=4)
-    notebook.cells[0].source = "# 1 · 理论\n\n见 [第 2 课](02_layer.ipynb) 和 [题解](solutions/01_theory.ipynb)。"
+    first = notebook.cells[0]
+    first.source = "# 1 · 理论\n\n[第 2 课](02_layer.ipynb)，[题解](solutions/01_theory.ipynb)"
     for cell in notebook.cells[1:]:
         if cell.cell_type == "markdown":
-            cell.source = "![看见](../images/lesson-1.png) 中文。\n\n# 小结" if "Summary" in cell.source else "中文。"
+            cell.source = (
+                "![看见](../images/lesson-1.png) 中文。\n\n# 小结"
+                if "Summary" in cell.source
+                else "中文。"
+            )
     path = copy / "notebooks" / "zh" / f"{name}.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, path)
@@ -62,7 +67,8 @@ def test_a_twin_is_taken(copy):
     text = first_cell(edition.folder, "01_theory")
     assert text.startswith("# 1 · 理论") and NOTE not in text
     # Links lead to pages of this edition, whether they have been translated or not.
-    assert "(/notebooks/02_layer.ipynb)" in text and "(/notebooks/solutions/01_theory.ipynb)" in text
+    assert "(/notebooks/02_layer.ipynb)" in text
+    assert "(/notebooks/solutions/01_theory.ipynb)" in text
     whole = (edition.folder / "notebooks" / "01_theory.ipynb").read_text(encoding="utf-8")
     assert "(/notebooks/images/lesson-1.png)" in whole and '"## 小结' in whole
     assert NOTE in first_cell(edition.folder, "02_layer")
