@@ -41,7 +41,7 @@
   pictures.gate = {
     controls: [
       { name: "channels", values: [1, 2, 4, 8, 12, 16, 32, 64, 128, 256, 512], start: 16 },
-      { name: "gamma", min: -8, max: 8, step: 0.1, start: 1 },
+      { name: "gamma", min: -12, max: 12, step: 0.1, start: 1 },
       { name: "beta", min: -3, max: 3, step: 0.1, start: 0 },
       { name: "xHat", min: -3, max: 3, step: 0.1, start: 2 },
     ],
