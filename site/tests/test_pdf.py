@@ -17,27 +17,18 @@ def folder(site):
     return site
 
 
-def fonts(reader):
-    names = set()
-    for page in reader.pages:
-        for font in (page["/Resources"].get("/Font") or {}).values():
-            names.add(str(font.get_object().get("/BaseFont")))
-    return names
-
-
 @pytest.mark.parametrize("language, name", PRINTED)
 def test_a_sheet_is_one_page_of_a4(folder, language, name):
     reader = PdfReader(folder / language / "pdf" / f"sheet-{name}.pdf")
     assert len(reader.pages) == 1
     assert tuple(round(float(side)) for side in reader.pages[0].mediabox[2:]) == A4
-    # Chinese characters come out of a PDF as others that look the same: compare digits and signs.
     text = re.sub(r"\s", "", reader.pages[0].extract_text())
     assert re.search(r"1\..+2\..+3\.", text)
-    if language == "zh":
-        assert any(re.search("CJK|Hei|Song", font) for font in fonts(reader)), fonts(reader)
+    if language == "zh":  # its characters come out as themselves, or as radicals that look alike
+        assert len(re.findall(r"[\u2e80-\u2fdf\u4e00-\u9fff]", text)) > 150
     else:
         for question in sources.sheet(name)["en"]["questions"]:
-            assert re.sub(r"[\s*]", "", question) in text
+            assert re.sub(r"[\s*`]", "", question) in text
 
 
 @pytest.mark.parametrize("language, name", PRINTED)
