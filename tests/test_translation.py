@@ -14,8 +14,7 @@ import nbformat
 import pytest
 import translation
 
-# Lessons and solutions that need no twin yet; each other one must have it.
-UNTRANSLATED = [translation.name_of(path) for path in translation.lessons()]
+UNTRANSLATED = []  # lessons and solutions that need no twin yet; each other one must have it
 TWINS = [path for path in translation.lessons() if translation.twin_of(path).is_file()]
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
