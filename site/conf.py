@@ -108,7 +108,13 @@ def accessible(app, page, template, context, doctree):
     context["body"] = context.get("body", "").replace(folds, "<summary>")
 
 
+def search_in_english_only(app):
+    """Sphinx's search finds little in Chinese: that edition has no page for it."""
+    app.builder.search = edition == "en"
+
+
 def setup(app):
+    app.connect("builder-inited", search_in_english_only)
     app.connect("autodoc-process-docstring", plain_docstring, priority=0)
     app.connect("html-page-context", page_context)
     app.connect("html-page-context", accessible, priority=900)  # after the theme's own
