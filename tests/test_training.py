@@ -964,6 +964,24 @@ def test_weights_that_became_nan(archive, tmp_path):
     assert len(open_run(tmp_path / "run").log) == 1
 
 
+def test_weights_that_the_last_step_of_an_epoch_spoils(archive, tmp_path):
+    """No next loss shows the NaN; the run stops all the same, and the epoch before is kept."""
+
+    class Spoil(paddle.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.epoch = epoch
+
+        def on_train_batch_end(self, step, logs=None):
+            if self.epoch == 1:
+                for _, layer in nam_layers(self.model.network):
+                    layer.bn.weight.set_value(layer.bn.weight * float("nan"))
+
+    one_step = dataclasses.replace(TINY, train_images=TINY.batch_size, epochs=2)
+    with pytest.raises(TrainingError, match="bn.weight holds NaN .* epoch 2; .* epoch 1 is kept"):
+        fit(one_step, archive, tmp_path / "run", progress=False, callbacks=[Spoil()])
+    assert len(open_run(tmp_path / "run").log) == 1
+
+
 def test_mixed_precision_on_a_cpu_says_so(archive, tmp_path, capsys):
     run = fit(
         dataclasses.replace(TINY, amp=True, epochs=1), archive, tmp_path / "run", progress=False

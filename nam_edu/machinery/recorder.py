@@ -237,6 +237,7 @@ class Recorder(Callback):
 
     def on_eval_end(self, logs=None):
         result = self.evaluation.result()
+        self._refuse_spoiled_weights()
         self.row.update(
             evaluated_on=self.evaluated_on,
             **{f"eval_{k}": result[k] for k in ("cross_entropy", "top1", "top5")},
@@ -264,6 +265,24 @@ class Recorder(Callback):
         self._show_gamma()
         if self.epoch < self.recipe.epochs:
             self._stop_if_asked()
+
+    def _refuse_spoiled_weights(self):
+        """The last step of an epoch has no loss after it that would show a NaN; nor do accuracies,
+        where a relu makes 0 of it."""
+        for name, weight in self.network.named_parameters():
+            if not np.isfinite(weight.numpy()).all():
+                raise TrainingError(
+                    words(
+                        "{weight} holds NaN or infinity since the last step of epoch {epoch}; the "
+                        "state after epoch {last} is kept in {folder}; try a lower learning rate "
+                        "than {rate:g}",
+                        weight=name,
+                        epoch=self.epoch + 1,
+                        last=self.epoch,
+                        folder=self.folder,
+                        rate=self.recipe.learning_rate,
+                    )
+                )
 
     def _agree(self):
         """Several processes: the means of all, and the same running statistics in each."""
