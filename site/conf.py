@@ -1,5 +1,6 @@
 """Sphinx's settings for one edition of the site; `build.py` calls Sphinx for both."""
 
+import inspect
 import os
 import re
 import sys
@@ -24,6 +25,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinxcontrib.katex"]
 templates_path = ["templates"]
 default_role = "code"
 smartquotes = False
+highlight_language = "none"
 
 # Notebooks are shown as they were committed.
 nb_execution_mode = "off"
@@ -89,6 +91,15 @@ def plain_docstring(app, what, name, object_, options, lines):
     lines[:] = shown
 
 
+def own_signature(app, what, name, object_, options, signature, returns):
+    """A class takes what its __init__ takes; without Paddle, its layers would hide that."""
+    if what != "class" or "__init__" not in vars(object_):
+        return None
+    found = inspect.signature(object_.__init__)
+    arguments = [p.replace(annotation=p.empty) for p in found.parameters.values()]
+    return str(found.replace(parameters=arguments[1:], return_annotation=found.empty)), None
+
+
 def page_context(app, page, template, context, doctree):
     """What templates/ asks for: where this page's twin is, and which language it is in."""
     other = {"en": "zh", "zh": "en"}[edition]
@@ -115,6 +126,7 @@ def search_in_english_only(app):
 
 def setup(app):
     app.connect("builder-inited", search_in_english_only)
+    app.connect("autodoc-process-signature", own_signature)
     app.connect("autodoc-process-docstring", plain_docstring, priority=0)
     app.connect("html-page-context", page_context)
     app.connect("html-page-context", accessible, priority=900)  # after the theme's own
