@@ -189,8 +189,11 @@ def fingerprint(f, channels=8, size=(6, 6)):
     holes = paddle.to_tensor(rng.random(tuple(x.shape)) < 0.7).astype("float32")
     if float((layer(x.detach() * holes) * (1 - holes)).abs().max()) > 0:
         raise ArgumentError(
-            "the layer adds something to its map: where the map is 0, what it gives out is not. A "
-            "gate multiplies the map, and 0 times whatever is 0: let forward return gate * x"
+            words(
+                "the layer adds something to its map: where the map is 0, what it gives out is "
+                "not. A gate multiplies the map, and 0 times whatever is 0: let forward return "
+                "gate * x"
+            )
         )
     return f"{zlib.crc32(' '.join(f'{n:.4g}' for n in numbers).encode()):08x}"
 
