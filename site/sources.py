@@ -89,10 +89,10 @@ def section(text, heading, of):
 
 
 def lessons_heading(text, of):
-    """The heading of README's table of lessons, which counts them in Chinese ("六节课")."""
-    found = re.search(r"(?m)^## (The lessons|.{1,2}节课)$", text)
+    """The heading of README's table of lessons, in the language of the page."""
+    found = re.search(r"(?m)^## (The lessons|课程)$", text)
     if not found:
-        raise SourceError(f'{of}: no heading "## The lessons" or "## …节课"')
+        raise SourceError(f'{of}: no heading "## The lessons" or "## 课程"')
     return found.group(1)
 
 
@@ -197,8 +197,9 @@ class Edition:
             inside = re.sub(r"^(README|TEACHING|QUESTIONS)\.zh-CN\.md$", r"\1.md", inside)
             inside = "index.md" if inside == "README.md" else inside
             inside = re.sub(r"^results/?$", "findings.md", inside)
-            name = os.path.splitext(inside)[0]
-            if picture or name in self.documents or name in self.own:
+            name, kind = os.path.splitext(inside)
+            page = kind in (".md", ".ipynb") and (name in self.documents or name in self.own)
+            if picture or page:
                 return f"{picture}[{words}](/{inside}{'#' + anchor if anchor else ''})"
             code = words if words.startswith("`") else f"`{inside}`"
             return code if words.strip("`") in (inside, Path(inside).name) else f"{words} ({code})"
