@@ -25,7 +25,7 @@ class ChannelAttention(nn.Module):
 class Block(nn.Module):
     """A basic (two 3x3) or bottleneck (1x1, 3x3, 1x1) residual block."""
 
-    def __init__(self, in_channels, width, stride, bottleneck):
+    def __init__(self, in_channels, width, stride, bottleneck, attention):
         super().__init__()
         out_channels = 4 * width if bottleneck else width
         kernels = (
@@ -39,7 +39,7 @@ class Block(nn.Module):
             if i + 1 < len(kernels):
                 layers.append(nn.ReLU(inplace=True))
         self.branch = nn.Sequential(*layers)
-        self.nam = ChannelAttention(out_channels)
+        self.attention = attention(out_channels)
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.Sequential(
@@ -49,11 +49,11 @@ class Block(nn.Module):
 
     def forward(self, x):
         shortcut = x if self.downsample is None else self.downsample(x)
-        return F.relu(self.nam(self.branch(x)) + shortcut)
+        return F.relu(self.attention(self.branch(x)) + shortcut)
 
 
-def torch_resnet(depth, num_classes=100, stem="imagenet", width=64):
-    """ResNet-18/34 or 50/101/152 with NAM; `stem` as in nam_edu.resnet."""
+def torch_resnet(depth, num_classes=100, stem="imagenet", width=64, attention=ChannelAttention):
+    """ResNet-18/34 or 50/101/152; `stem` as in nam_edu.resnet; attention: f(channels) -> Module."""
     counts = {
         18: (2, 2, 2, 2),
         34: (3, 4, 6, 3),
@@ -78,9 +78,8 @@ def torch_resnet(depth, num_classes=100, stem="imagenet", width=64):
     channels = width
     for stage, count in enumerate(counts):
         for i in range(count):
-            layers.append(
-                Block(channels, width * 2**stage, 2 if stage and not i else 1, bottleneck)
-            )
+            stride = 2 if stage and not i else 1
+            layers.append(Block(channels, width * 2**stage, stride, bottleneck, attention))
             channels = width * 2**stage * (4 if bottleneck else 1)
     return nn.Sequential(
         *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)
