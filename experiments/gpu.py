@@ -476,10 +476,9 @@ def main():
             else:
                 images = dict.fromkeys(seeds, Images(data, 0, 0, device))
             if width not in per_step:
-                few = trials[:6]
-                per_step[width] = train(few, images, graphs, stop=20)[1] / 20 / len(few)
+                per_step[width] = train(trials, images, graphs, stop=20)[1] / 20 / len(trials)
                 print(f"width {width}: {1000 * per_step[width]:.3f} ms a step of a run", flush=True)
-            of_seed = 1.25 * per_step[width] * 391 * epochs * arms
+            of_seed = 1.12 * per_step[width] * 391 * epochs * arms
             spare = 60 * args.minutes - (time.perf_counter() - began) - 15
             fits = int(spare / of_seed)
             if fits < 1:
