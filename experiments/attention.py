@@ -157,6 +157,7 @@ TABLES = {  # the CSV files of each round, without .csv
     1: ("runs", "curves", "gates", "fixed", "removed"),
     2: ("runs2", "curves2", "gates2", "fixed2"),
 }
+GPU_TABLES = ("runs-gpu", "curves-gpu", "gates-gpu", "fixed-gpu")  # made by gpu.py
 
 
 # ------------------------------------------------------------------------------------ one run

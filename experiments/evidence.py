@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import protocol
-from experiments.attention import GROUPS, RESULTS, ROOT, Trial, read_rows
+from experiments.attention import GPU_TABLES, GROUPS, RESULTS, ROOT, Trial, read_rows
 from experiments.markdown import insert, table
 from nam_edu import plots
 
@@ -662,10 +662,11 @@ def report(results: Path = RESULTS, documents=None):
         for name in ("runs", "curves", "gates", "fixed", "removed")
     )
     values = pilot_values(runs, curves, gates, fixed, removed)
-    second = round2.read(results)
-    values |= round2.values(second)
+    second, on_gpu = round2.read(results), round2.read(results, GPU_TABLES)
+    values |= round2.values(second, on_gpu)
     tables = {
         **round2.tables(second, curves),
+        **round2.gpu_tables(on_gpu),
         "main": accuracy_table(runs, ["main"]),
         "main differences": difference_table(runs, main_pairs()),
         "wider": accuracy_table(runs, ["wider", "penalty", "decay"]),
@@ -685,7 +686,11 @@ def report(results: Path = RESULTS, documents=None):
         ("attention-gamma", gamma_figure(runs, gates)),
         ("attention-removed", removed_figure(runs, removed)),
         ("attention-round2", round2.figure(second)),
+        ("attention-gpu", round2.figure(on_gpu, "Round two in PyTorch: differences in pairs")),
     ):
         if figure is not None:
             figure.savefig(results / f"{name}.png", dpi=110)
-    print(f"tables and figures of {len(runs)} runs of the pilot, {len(second.runs)} of round two")
+    print(
+        f"tables and figures of {len(runs)} runs of the pilot, {len(second.runs)} of round two and "
+        f"{len(on_gpu.runs)} of it on a GPU"
+    )

@@ -30,9 +30,16 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from benchmarks.torch_network import Block, torch_resnet
-from experiments.attention import GATE_COLUMNS, PROBED, ROUND_2, read_rows, wanted
+from experiments.attention import (
+    GATE_COLUMNS,
+    GPU_TABLES,
+    PROBED,
+    ROUND_2,
+    of_one_commit,
+    read_rows,
+    wanted,
+)
 
-TABLES = ("runs-gpu", "curves-gpu", "gates-gpu", "fixed-gpu")
 PARTS = ("b", "a", "c", "rates")  # in this order
 BATCH, MOMENTUM, WEIGHT_DECAY, PADDING = 128, 0.9, 5e-4, 4
 MEAN, STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
@@ -342,7 +349,7 @@ class Training:
         return found, means
 
     def rows(self, about):
-        """The rows of the finished run, for each of TABLES."""
+        """The rows of the finished run, for each of GPU_TABLES."""
         trial = self.trial
         cross_entropy, top1, top5, learned = self.evaluate()
         row = {
@@ -460,7 +467,9 @@ def main():
     torch.backends.cudnn.benchmark = True
     name = torch.cuda.get_device_name() if graphs else platform.processor()
     versions = {"torch": torch.__version__, "python": platform.python_version()}
-    tables = [read_rows((args.known or args.out) / f"{table}.csv") for table in TABLES]
+    tables = [read_rows((args.known or args.out) / f"{table}.csv") for table in GPU_TABLES]
+    for row in tables[0]:
+        of_one_commit(row, {"commit": args.commit, "data_md5": md5})
     args.out.mkdir(parents=True, exist_ok=True)
     per_step, failures = {}, {}  # measured seconds of a run's step, by width; by name of the run
     for part in args.parts:
@@ -516,7 +525,7 @@ def main():
                     continue
                 for table, rows in zip(tables, run.rows(about)):
                     table += rows
-            for table, rows in zip(TABLES, tables):
+            for table, rows in zip(GPU_TABLES, tables):
                 if rows:
                     write(args.out / f"{table}.csv", rows)
             print(f"part {part}: {len(runs)} runs took {seconds:.0f} s", flush=True)

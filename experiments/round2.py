@@ -1,5 +1,6 @@
 """The second round, by results/protocol.md: its tables, words and figure from runs2.csv,
-curves2.csv, gates2.csv and fixed2.csv, however many of its runs are there.
+curves2.csv, gates2.csv and fixed2.csv, or, for the round in PyTorch on a GPU, from runs-gpu.csv and
+its siblings, however many of its runs are there.
 
 A verdict is given once all runs of its part are finished, and not before.
 """
@@ -42,12 +43,11 @@ GATED = {  # kinds of run with a gate, and what says whether it is useful
 }
 
 
-def read(results):
-    """The rows of the second round: .runs, .curves, .gates, .fixed; empty where there are none."""
+def read(results, tables=TABLES[2]):
+    """The rows of the second round, or of other tables of its kind: .runs, .curves, .gates, .fixed;
+    empty where there are none."""
     names = ("runs", "curves", "gates", "fixed")
-    return SimpleNamespace(
-        **{n: read_rows(results / f"{file}.csv") for n, file in zip(names, TABLES[2])}
-    )
+    return SimpleNamespace(**{n: read_rows(results / f"{t}.csv") for n, t in zip(names, tables)})
 
 
 def kind_of(run):
@@ -189,8 +189,9 @@ def difference_table(part):
 
 def gate_words(data, kind):
     """(networks, range of the spread of their liveliest layer, [mean cost of ½, of each layer's
-    mean, of each channel's mean], alive, used, useful) of a kind of run with a gate, over the
-    finished runs; the words are None before the part is finished. None where no run is there."""
+    mean, of each channel's mean if it was measured], alive, used, useful) of a kind of run with a
+    gate, over the finished runs; the words are None before the part is finished. None where no run
+    is there."""
     part = part_of(kind.partition("-")[0], data.runs)
     epochs = {r["run"]: r["epochs"] for r in part.runs if kind_of(r["run"]) == kind}
     spreads = {}
@@ -203,6 +204,7 @@ def gate_words(data, kind):
     costs = {
         column: [float(r["top1"]) - float(r[f"top1_{column}"]) for r in fixed]
         for column in ("half", "layer", "mean")
+        if all(f"top1_{column}" in row for row in fixed)
     }
     words = [None] * 3
     if part.finished:
@@ -228,9 +230,8 @@ def word_table(data):
         networks, (low, high), costs, *words = found
         part = PARTS[kind.partition("-")[0]]
         rows.append([f"{part}: {title_of(kind)}", networks, f"{low:.4f} to {high:.4f}"])
-        rows[-1] += [f"{cost:+.2f}".replace("-0.00", "+0.00") for cost in costs] + [
-            word or "not finished" for word in words
-        ]
+        rows[-1] += [f"{cost:+.2f}".replace("-0.00", "+0.00") for cost in costs]
+        rows[-1] += [""] * (3 - len(costs)) + [word or "not finished" for word in words]
     head = [
         "kind of run",
         "networks",
@@ -238,6 +239,8 @@ def word_table(data):
         "½ in its place costs",
     ]
     head += ["each layer's mean costs", "each channel's mean costs", "alive?", "used?", "useful?"]
+    if rows and not any(row[5] for row in rows):
+        rows, head = [row[:5] + row[6:] for row in rows], head[:5] + head[6:]
     return table(head, rows) if rows else ""
 
 
@@ -306,24 +309,27 @@ def in_short(data):
     return "\n".join(lines)
 
 
-def values(data):
-    """What the pages say of the printed equation, NAM's gate without the product, beside NAM."""
-    part = part_of("a", data.runs)
+def values(data, on_gpu):
+    """What the pages say of the printed equation, NAM's gate without the product, beside NAM: from
+    the round in PyTorch, or in Paddle where that alone has finished part A."""
+    part = part_of("a", on_gpu.runs)
+    where, where_zh = "in PyTorch", "用 PyTorch"
+    if not part.finished and part_of("a", data.runs).finished:
+        part, where, where_zh = part_of("a", data.runs), "in Paddle", "用 Paddle"
     found = part.differences({"a-nam-gate-only": 1, "a-nam": -1})
-    count = f"{len(found)} of {len(part.seeds)}"
     if not part.finished:
         return {
-            "gate only": f"its runs are under way: {count} pairs are finished, and there is no "
-            "verdict before all of part A is",
-            "gate only zh": f"训练还在进行：{len(part.seeds)} 对中已完成 {len(found)} 对，"
+            "gate only": f"its runs are under way: {len(found)} of {len(part.seeds)} pairs are "
+            f"finished {where}, and there is no verdict before all of part A is",
+            "gate only zh": f"训练还在进行：{where_zh}的 {len(part.seeds)} 对中已完成 {len(found)} 对，"
             "A 部分全部完成之前不下结论",
         }
     mean, (low, high) = statistics.mean(found), protocol.interval(found, 0.95)
     return {
-        "gate only": f"the gate alone differs from NAM by {mean:+.2f} points of top-1 over "
+        "gate only": f"{where} the gate alone differs from NAM by {mean:+.2f} points of top-1 over "
         f"{len(found)} seeds (95 % interval {low:+.2f} to {high:+.2f})",
-        "gate only zh": f"{len(found)} 个种子平均，只返回门控的网络与 NAM 相差 {mean:+.2f} 个百分点"
-        f"（95 % 置信区间 {low:+.2f} 至 {high:+.2f}）",
+        "gate only zh": f"{where_zh}训练 {len(found)} 个种子，只返回门控的网络与 NAM 平均相差 "
+        f"{mean:+.2f} 个百分点（95 % 置信区间 {low:+.2f} 至 {high:+.2f}）",
     }
 
 
@@ -343,8 +349,8 @@ def gates_in_short(data):
     return "\n".join(lines)
 
 
-def origins(data):
-    """Which commits, archives, versions and machines the rows come from."""
+def origins(data, page="runs2"):
+    """Which commits, archives, versions and machines the rows of this table come from."""
     if not data.runs:
         return "No run is finished yet."
     columns = (
@@ -360,20 +366,31 @@ def origins(data):
     days = sorted(row["started"] for row in data.runs)
     return (
         f"{len(data.runs)} runs; {'; '.join(said)}; the first started {days[0]}, the last "
-        f"{days[-1]}. Each run's command and recipe stand in [runs2.csv](runs2.csv)."
+        f"{days[-1]}. Each run's command and recipe stand in [{page}.csv]({page}.csv)."
     )
 
 
 def tables(data, pilot_curves):
     """{name: text} of everything about the second round."""
-    found = {
-        "round2 answers": in_short(data),
-        "round2 gates": gates_in_short(data),
-        "round2 origins": origins(data),
-        "round2 words": word_table(data),
+    return {
+        **_tables(data, "round2", "runs2", "attention-round2"),
         "round2 repeat": repeat_table(data, pilot_curves) or "Not finished.",
-        "round2 figure": (
-            "![Differences in pairs of the second round](attention-round2.png)"
+    }
+
+
+def gpu_tables(data):
+    """{name: text} of everything about the second round in PyTorch."""
+    return _tables(data, "gpu", "runs-gpu", "attention-gpu")
+
+
+def _tables(data, prefix, page, picture):
+    found = {
+        "answers": in_short(data),
+        "gates": gates_in_short(data),
+        "origins": origins(data, page),
+        "words": word_table(data),
+        "figure": (
+            f"![Differences in pairs of the second round]({picture}.png)"
             if figure_rows(data)
             else ""
         ),
@@ -381,8 +398,8 @@ def tables(data, pilot_curves):
     for name in PARTS:
         part = part_of(name, data.runs)
         pieces = [part.progress, accuracy_table(part), difference_table(part)]
-        found[f"round2 {name}"] = "\n\n".join(piece for piece in pieces if piece)
-    return found
+        found[name] = "\n\n".join(piece for piece in pieces if piece)
+    return {f"{prefix} {name}": text for name, text in found.items()}
 
 
 # --------------------------------------------------------------------------------------- figure
@@ -399,19 +416,19 @@ def figure_rows(data):
     return rows
 
 
-def figure(data):
+def figure(data, title="Round two: differences in pairs"):
     """The differences in pairs with their intervals; None where there are none."""
     from experiments.evidence import difference, intervals
 
     rows = figure_rows(data)
-    return _figure(rows, difference, intervals) if rows else None
+    return _figure(rows, title, difference, intervals) if rows else None
 
 
 @plots.styled
-def _figure(rows, difference, intervals):
+def _figure(rows, title, difference, intervals):
     figure, (axis,) = plots.panels(1, height=1.0 + 0.32 * len(rows))
     found = [(t, difference(dict(enumerate(d)), dict.fromkeys(range(len(d)), 0))) for t, d in rows]
     intervals(axis, found, protocol.MARGIN)
-    axis.set(title="Round two: differences in pairs")
+    axis.set(title=title)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower right", ncols=3)
     return figure

@@ -2,8 +2,9 @@
 and the words that it earns.
 
 The pilot is in runs.csv, gates.csv, fixed.csv and removed.csv; the second round, as far as its runs
-are finished, in the same files with a 2 in their names. What is in them, and the rules behind the
-words *alive*, *used* and *useful*, stand in results/attention.md and results/protocol.md.
+are finished, in the same files with a 2 in their names, and, made once more in PyTorch, with -gpu.
+What is in them, and the rules behind the words *alive*, *used* and *useful*, stand in
+results/attention.md and results/protocol.md.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ MARGIN = 1.0  # points of top-1, named while the pilot was under way
 MARGIN_2 = 0.5  # points of top-1, named before the second round
 ALIVE = 0.05  # standard deviation of a gate
 USED = 0.5  # points of top-1
+# Where the second round is made: how the tables of results/attention.md that belong to it begin.
+ROUNDS = {"in PyTorch, on a GPU": "gpu", "in Paddle, on two CPU cores": "round2"}
+_FILES = {"gpu": "-gpu", "round2": "2"}  # how the names of its CSV files end
 TITLES = {"none": "none", "half": "constant ½", "se": "SE", "nam": "NAM"}
 
 
@@ -39,11 +43,11 @@ def minutes():
     return [float(row["seconds"]) / 60 for row in results("runs") if row["group"] == "main"]
 
 
-def second_round():
-    """Top-1 of the finished runs of the second round: {kind: {seed: per cent}}, a kind being part,
-    attention and setting, as in "b-nam"; empty before the first."""
+def second_round(which):
+    """Top-1 of the finished runs of the second round, `which` of ROUNDS: {kind: {seed: per cent}},
+    a kind being part, attention and setting, as in "b-nam"; empty before the first."""
     found = {}
-    for row in results("runs2"):
+    for row in results(f"runs{_FILES[which]}"):
         kind, _, seed = row["run"].rpartition("-")
         found.setdefault(kind, {})[int(seed)] = float(row["top1"])
     return found
@@ -55,21 +59,22 @@ def in_pairs(top1, a, b):
     return np.array([top1[a][seed] - top1[b][seed] for seed in seeds])
 
 
-def second_round_in_pairs():
-    """{title: differences} of the second round's questions, where two pairs or more are there."""
+def second_round_in_pairs(which):
+    """{title: differences} of the questions of the second round, `which` of ROUNDS, where two pairs
+    or more are there."""
     asked = {
         "60 epochs: NAM − constant ½": ("b-nam", "b-half"),
         "60 epochs: constant ½ − none": ("b-half", "b-none"),
         "full width: NAM − constant ½": ("c-nam", "c-half"),
     }
-    top1 = second_round()
+    top1 = second_round(which)
     found = {title: in_pairs(top1, *kinds) for title, kinds in asked.items()}
     return {title: values for title, values in found.items() if len(values) > 1}
 
 
-def gates_in_pairs():
-    """{title: differences} of part A of the second round, as far as its pairs are there: gates and
-    constants, each against the constant 1/2 of the same seeds."""
+def gates_in_pairs(which):
+    """{title: differences} of part A of the second round, `which` of ROUNDS, as far as its pairs
+    are there: gates and constants, each against the constant 1/2 of the same seeds."""
     asked = {
         "no gate": "none",
         "no gate, last γ starts at ½": "none-last-gamma-0.5",
@@ -77,17 +82,19 @@ def gates_in_pairs():
         "NAM": "nam",
         "NAM with W times C": "nam-times-c",
     }
-    top1 = second_round()
+    top1 = second_round(which)
     found = {title: in_pairs(top1, f"a-{kind}", "a-half") for title, kind in asked.items()}
     return {title: values for title, values in found.items() if len(values)}
 
 
-def spreads_of_round_two(kind):
+def spreads_of_round_two(which, kind):
     """The spread of the gate in the liveliest layer of each finished run of a kind, as in
     "a-nam-times-c", at its end: (runs,)."""
-    runs = {row["run"]: row for row in results("runs2") if row["run"].rpartition("-")[0] == kind}
+    end = _FILES[which]
+    rows = results(f"runs{end}")
+    runs = {row["run"]: row for row in rows if row["run"].rpartition("-")[0] == kind}
     liveliest = {}
-    for row in last_epoch("gates2", runs):
+    for row in last_epoch(f"gates{end}", runs):
         liveliest[row["run"]] = max(liveliest.get(row["run"], 0.0), float(row["gate_std"]))
     return np.array(list(liveliest.values()))
 

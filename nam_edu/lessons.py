@@ -9,6 +9,7 @@ comes from NAM_EDU_PROFILE (see `backend.profile`): "ci" takes seconds, "quick" 
 from __future__ import annotations
 
 import csv
+import re
 import os
 import time
 from functools import cache
@@ -313,10 +314,10 @@ def lesson_pair():
 def results(name):
     """The rows, as dictionaries of strings, of a table of this course's own measurements: of the
     pilot "runs", "curves", "gates", "fixed" or "removed", of the second round "runs2", "curves2",
-    "gates2" or "fixed2", which are empty before its first run (results/attention.md says what is in
-    them); of the tinted images "tints" and "tints-rates" (results/tints.md). Raises LessonError
-    outside a clone of the repository."""
-    of_round_two = name.endswith("2") and name[:-1] in ("runs", "curves", "gates", "fixed")
+    "gates2" or "fixed2", and of the same in PyTorch "runs-gpu" and so on, which are empty before
+    their first run (results/attention.md says what is in them); of the tinted images "tints" and
+    "tints-rates" (results/tints.md). Raises LessonError outside a clone of the repository."""
+    of_round_two = re.fullmatch("(runs|curves|gates|fixed)(2|-gpu)", name)
     page = _in_the_clone("results", "attention.md")
     if of_round_two and not page.with_name(f"{name}.csv").is_file():
         return []

@@ -701,11 +701,16 @@ def test_what_the_questions_say_of_the_gate_alone():
     d = paired(data.runs, "a-nam-gate-only", "a-nam")
     low, high = stats.t.interval(0.95, len(d) - 1, d.mean(), stats.sem(d))
     numbers = [f"{d.mean():+.2f}", str(len(d)), "95", f"{low:+.2f}", f"{high:+.2f}"]
-    said = {name: text.replace("top-1", "") for name, text in round2.values(data).items()}
+    nothing = a_round(1)
+    nothing.runs = []
+    said = {n: text.replace("top-1", "") for n, text in round2.values(nothing, data).items()}
     assert re.findall(r"[+-]?\d+(?:\.\d+)?", said["gate only"]) == numbers
     assert sorted(re.findall(r"[+-]?\d+(?:\.\d+)?", said["gate only zh"])) == sorted(numbers)
     data.runs = [row for row in data.runs if row["run"] != "a-nam-6"]
-    assert "5 of 6 pairs are finished, and there is no verdict" in round2.values(data)["gate only"]
+    text = "5 of 6 pairs are finished in PyTorch, and there is no verdict"
+    assert text in round2.values(nothing, data)["gate only"]
+    assert text in round2.values(data, data)["gate only"]
+    assert round2.values(a_round(1), data)["gate only"].startswith("in Paddle the gate alone")
 
 
 def test_the_outcomes_of_a_round():

@@ -113,33 +113,45 @@ def test_pixels_of_the_pixel_attention():
         assert 0 <= low < 0.5 < high <= 1 and pixels == {1: 64, 2: 16, 3: 4, 4: 1}[int(layer[5])]
 
 
-def test_the_second_round_before_and_after_its_first_runs(tmp_path, monkeypatch):
+ROUNDS = pytest.mark.parametrize("which, end", [("round2", "2"), ("gpu", "-gpu")])
+
+
+def test_rounds_have_their_tables():
+    assert set(findings.ROUNDS.values()) == {"round2", "gpu"}
+    for which in findings.ROUNDS.values():
+        assert "Part B" in findings.said(f"{which} answers")
+
+
+@ROUNDS
+def test_the_second_round_before_and_after_its_first_runs(which, end, tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     (tmp_path / "nam_edu").mkdir()
     for name in ("attention.md", "runs.csv"):
         (tmp_path / "results" / name).write_text((RESULTS / name).read_text(encoding="utf-8"))
     for module in (lessons, findings):
         monkeypatch.setattr(module, "__file__", str(tmp_path / "nam_edu" / "lessons.py"))
-    assert lessons.results("runs2") == [] and findings.second_round_in_pairs() == {}
+    assert lessons.results(f"runs{end}") == []
+    assert findings.second_round_in_pairs(which) == {}
     rows = ["run,top1", "b-nam-16,60", "b-half-16,59.5", "b-nam-17,61", "b-half-17,61.25"]
-    (tmp_path / "results" / "runs2.csv").write_text("\n".join([*rows, "c-nam-30,70"]))
-    ((title, d),) = findings.second_round_in_pairs().items()
+    (tmp_path / "results" / f"runs{end}.csv").write_text("\n".join([*rows, "c-nam-30,70"]))
+    ((title, d),) = findings.second_round_in_pairs(which).items()
     assert title == "60 epochs: NAM − constant ½" and np.allclose(d, [0.5, -0.25])
-    assert "Part B" in findings.said("round2 answers") and findings.said("no such table") == ""
+    assert findings.said("no such table") == ""
 
 
-def test_gates_of_part_a_as_far_as_they_are_there(tmp_path, monkeypatch):
+@ROUNDS
+def test_gates_of_part_a_as_far_as_they_are_there(which, end, tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     (tmp_path / "nam_edu").mkdir()
     for module in (lessons, findings):
         monkeypatch.setattr(module, "__file__", str(tmp_path / "nam_edu" / "lessons.py"))
     (tmp_path / "results" / "attention.md").touch()
-    assert findings.gates_in_pairs() == {}
-    assert len(findings.spreads_of_round_two("a-nam-times-c")) == 0
+    assert findings.gates_in_pairs(which) == {}
+    assert len(findings.spreads_of_round_two(which, "a-nam-times-c")) == 0
     rows = ["run,top1,epochs", "a-half-6,49,10", "a-half-7,50,10", "a-nam-6,50,10"]
     rows += ["a-nam-times-c-6,48.5,10", "a-nam-times-c-7,50.5,10", "a-none-last-gamma-0.5-7,49,10"]
-    (tmp_path / "results" / "runs2.csv").write_text("\n".join(rows))
-    found = findings.gates_in_pairs()
+    (tmp_path / "results" / f"runs{end}.csv").write_text("\n".join(rows))
+    found = findings.gates_in_pairs(which)
     assert {title: list(d) for title, d in found.items()} == {
         "no gate, last γ starts at ½": [-1],
         "NAM": [1],
@@ -147,5 +159,5 @@ def test_gates_of_part_a_as_far_as_they_are_there(tmp_path, monkeypatch):
     }
     rows = ["run,epoch,layer,gate_std", "a-nam-times-c-6,10,a,0.02", "a-nam-times-c-6,10,b,0.07"]
     rows += ["a-nam-times-c-6,9,b,0.9", "a-nam-6,10,a,0.8", "a-nam-times-c-7,10,a,0.04"]
-    (tmp_path / "results" / "gates2.csv").write_text("\n".join(rows))
-    assert list(findings.spreads_of_round_two("a-nam-times-c")) == [0.07, 0.04]
+    (tmp_path / "results" / f"gates{end}.csv").write_text("\n".join(rows))
+    assert list(findings.spreads_of_round_two(which, "a-nam-times-c")) == [0.07, 0.04]

@@ -178,7 +178,7 @@ def test_rows_of_a_part(tmp_path, monkeypatch, capsys):
     assert "took" not in capsys.readouterr().out
     runs, curves, gates, fixed = (
         list(csv.DictReader(open(tmp_path / f"{name}.csv", encoding="utf-8")))
-        for name in gpu.TABLES
+        for name in gpu.GPU_TABLES
     )
     assert {r["run"] for r in runs} == {t.name for t in shorter + rates}
     assert {r["evaluated_on"] for r in runs} == {"test", "validation"}
@@ -188,4 +188,7 @@ def test_rows_of_a_part(tmp_path, monkeypatch, capsys):
     assert all(0.2 < float(g["gate_mean"]) < 0.8 and float(g["gate_std"]) > 0 for g in gates)
     assert {r["run"] for r in fixed} == names
     assert all(r["top1_half"] and r["top1_layer"] for r in fixed)
+    monkeypatch.setattr(sys, "argv", [*command[:4], "--commit", "e" * 40])
+    with pytest.raises(SystemExit, match="comes from one commit"):
+        gpu.main()
     assert protocol.combination(runs, {"a-nam": 1, "a-half": -1}).keys() == {6, 7}
