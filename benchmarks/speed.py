@@ -172,7 +172,7 @@ def peak_memory():
 
 class Contender:
     """A network in a process of its own. settings: of SETTINGS, what is set; None leaves it to
-    nam_edu; {} is everything as installed."""
+    nam_edu; {} is everything as installed. threads: another number than all the others have."""
 
     def __init__(
         self,
@@ -180,6 +180,7 @@ class Contender:
         network="nam_edu",
         *,
         settings=None,
+        threads=None,
         depth=18,
         attention="nam",
         stem="imagenet",
@@ -205,6 +206,8 @@ class Contender:
             environment.update(NAM_EDU_CPU_TUNING="0", **settings)
         if network.startswith("torch"):
             environment.update(OMP_NUM_THREADS=str(cores()))
+        if threads:
+            environment.update(OMP_NUM_THREADS=str(threads))
         self.process = subprocess.Popen(
             [
                 TORCH_PYTHON if network.startswith("torch") else sys.executable,
@@ -455,6 +458,34 @@ def shapes(rounds, numbers, compiled=True):
     return "\n".join(["### Every shape, images/s", "", table(header, rows), ""])
 
 
+def threads(rounds, numbers):
+    """How many times faster all threads are than one, on every shape (or those of these numbers),
+    nam_edu and PyTorch, taking turns."""
+    rows = []
+    for what, depth, stem, width, size, batch in (SHAPES[i] for i in numbers or range(len(SHAPES))):
+        how = {"depth": depth, "stem": stem, "width": width, "image_size": size, "batch": batch}
+        kinds = ["nam_edu"] + (["torch", "torch, channels last"] if torch_version() else [])
+        contenders = {
+            (kind, count): Contender(f"{kind}, {count}", kind, threads=count, **how)
+            for kind in kinds
+            for count in (1, cores())
+        }
+        name = f"ResNet-{depth}, {stem} stem, width {width}, {size}x{size}, batch {batch}"
+        rows.append([f"{name} ({what})" if what else name])
+        for job in ("train", "infer"):
+            times = alternate(list(contenders.values()), job, rounds, seconds=0.7)
+            for kind in kinds:
+                one, all_ = (times[contenders[kind, count]] for count in (1, cores()))
+                rows[-1].append(middle([a / b for a, b in zip(one, all_)], 2))
+        for c in contenders.values():
+            c.close()
+        print("|", *rows[-1], sep=" | ", flush=True)
+    titles = {"torch": "PyTorch eager", "torch, channels last": "PyTorch channels_last"}
+    header = [f"{titles.get(k, k)}, {job}" for job in ("training", "inference") for k in kinds]
+    title = f"### {cores()} threads against one: times faster"
+    return "\n".join([title, "", table(["", *header], rows), ""])
+
+
 def attentions(rounds, names=("none", "half", "nam", "nam-spatial", "se", "cbam")):
     """The cost of attention in a ResNet-50 training step, and of a layer alone."""
     contenders = [Contender(name, depth=50, attention=name) for name in names]
@@ -675,14 +706,14 @@ def provenance(module, arguments):
     )
 
 
-PARTS = ("shapes", "steps", "attention", "pipeline", "start-up", "growth", "cifar-stem")
+PARTS = ("shapes", "threads", "steps", "attention", "pipeline", "start-up", "growth", "cifar-stem")
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--shapes", type=int, nargs="*", help="numbers of SHAPES; default: all")
+    parser.add_argument("--shapes", type=int, nargs="*", help="numbers in SHAPES; default: all")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--ends", action="store_true", help="steps: of Paddle first and last only")
     parser.add_argument("--depths", type=int, nargs="*", default=[18, 50])
@@ -702,6 +733,7 @@ def main():
     import_paddle()
     parts = {
         "shapes": lambda: shapes(args.rounds, args.shapes, not args.no_compile),
+        "threads": lambda: threads(args.rounds, args.shapes),
         "steps": lambda: steps(args.rounds, args.depths, ends=args.ends),
         "attention": lambda: attentions(args.rounds),
         "pipeline": lambda: pipeline(args.rounds),

@@ -14,6 +14,7 @@ Where not all fit into `--minutes`, the last seeds are not begun.
 from __future__ import annotations
 
 import argparse
+import csv
 import datetime
 import hashlib
 import json
@@ -440,8 +441,6 @@ def left(part, rows, failures):
 
 def write(path, rows):
     """A CSV file of dictionaries, replaced as a whole."""
-    import csv
-
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with open(path.with_suffix(".new"), "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")

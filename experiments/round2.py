@@ -321,8 +321,8 @@ def values(data, on_gpu):
         return {
             "gate only": f"its runs are under way: {len(found)} of {len(part.seeds)} pairs are "
             f"finished {where}, and there is no verdict before all of part A is",
-            "gate only zh": f"训练还在进行：{where_zh}的 {len(part.seeds)} 对中已完成 {len(found)} 对，"
-            "A 部分全部完成之前不下结论",
+            "gate only zh": f"训练还在进行：{where_zh}的 {len(part.seeds)} 对中已完成 "
+            f"{len(found)} 对，A 部分全部完成之前不下结论",
         }
     mean, (low, high) = statistics.mean(found), protocol.interval(found, 0.95)
     return {
