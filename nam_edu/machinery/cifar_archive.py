@@ -1,4 +1,4 @@
-"""Lesson 4: CIFAR-100 archives, and any archive in their format, read, checked and written as
+"""CIFAR-100 archives, and any archive in their format, read, checked and written as
 arrays."""
 
 from __future__ import annotations
