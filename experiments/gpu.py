@@ -36,6 +36,7 @@ from experiments.attention import (
     GPU_TABLES,
     PROBED,
     ROUND_2,
+    commit,
     of_one_commit,
     read_rows,
     wanted,
@@ -454,12 +455,13 @@ def main():
     parser.add_argument("archive", type=Path, help="cifar-100-python.tar.gz")
     parser.add_argument("--out", type=Path, required=True, help="folder of the CSV files")
     parser.add_argument("--known", type=Path, help="folder of the rows so far, if another")
-    parser.add_argument("--commit", required=True, help="full hash of what is checked out here")
+    parser.add_argument("--commit", help="full hash of what is here; default: git is asked")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no run that lasts longer")
     parser.add_argument("--beside", type=int, default=30, help="runs side by side, at most")
     args = parser.parse_args()
     began = time.perf_counter()
+    args.commit = args.commit or commit()
     md5 = hashlib.md5(args.archive.read_bytes()).hexdigest()
     data, device = read_archive(args.archive), "cuda" if torch.cuda.is_available() else "cpu"
     graphs = device == "cuda"
