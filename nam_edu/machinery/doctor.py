@@ -23,7 +23,11 @@ HOME = Path(__file__).resolve().parent.parent.parent  # a clone, or where packag
 NEEDED = (
     ("the package", "nam_edu", ("numpy", "matplotlib", "tqdm", "visualdl")),
     ("the lessons", "notebooks", ("jupyterlab or notebook", "ipywidgets")),
-    ("the tests", "tests/test_backend.py", ("pytest", "nbval", "hypothesis", "babel", "autocorrect-py", "markdown-it-py", "scipy")),
+    (
+        "the tests",
+        "tests/test_backend.py",
+        ("pytest", "nbval", "hypothesis", "babel", "autocorrect-py", "markdown-it-py", "scipy"),
+    ),
 )
 
 # What the first cell of AI Studio's main.ipynb installs where it is missing.
