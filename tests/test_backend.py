@@ -451,10 +451,11 @@ def bare(tmp_path):
 def test_the_doctor_on_an_installed_package(bare):
     """What only lessons and tests need is reported there, and is not wrong."""
     others = ("jupyterlab", "notebook", "ipywidgets", "pytest", "nbval", "hypothesis")
+    others += ("babel", "autocorrect_py", "markdown_it", "scipy")
     code, out = doctor_in_a_new_process(*others, cwd=bare, path=bare)
     assert code == 0 and "Nothing is wrong." in out
     assert out.count("missing (needed by the lessons)") == 2
-    assert out.count("missing (needed by the tests)") == 3
+    assert out.count("missing (needed by the tests)") == 7
     code, out = doctor_in_a_new_process("tqdm", cwd=bare, path=bare)
     assert code == 1 and "which the package needs: pip install tqdm\n" in out
 

@@ -30,6 +30,8 @@ NEEDED = (
     ),
 )
 
+MODULES = {"autocorrect-py": "autocorrect_py", "markdown-it-py": "markdown_it"}  # other names
+
 # What the first cell of AI Studio's main.ipynb installs where it is missing.
 FIRST_CELL = ("matplotlib", "tqdm", "visualdl", "ipywidgets")
 
@@ -69,7 +71,9 @@ def packages():
 
     for who, sign, names in NEEDED:
         for name in names:
-            found = [n for n in name.split(" or ") if installed(n) and importable(n)]
+            found = [
+                n for n in name.split(" or ") if installed(n) and importable(MODULES.get(n, n))
+            ]
             title, version = (found[0], installed(found[0])) if found else (name, None)
             here = (HOME / sign).exists() and not (name == "jupyterlab or notebook" and served())
             yield title, version, who, here
