@@ -59,7 +59,7 @@ def test_setup_prints_one_line_and_seeds_everything(capsys):
         nam_edu.__version__,
         paddle.__version__,
         paddle.device.get_device(),
-        "threads",
+        "thread",
         "data: ",
         "profile: ci",
         "seed 4",
