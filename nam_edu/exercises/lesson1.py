@@ -173,7 +173,7 @@ def exercise_1_3(answer):
                 gate=gate(x_hat, got + 1),
                 least=least,
             )
-    return right("to reach 0.51 even an extreme pixel needs a layer of fewer than 100 channels.")
+    return right("to reach 0.51 a pixel of x_hat = 4 needs a layer of fewer than 100 channels.")
 
 
 @checker("1.4")
