@@ -63,11 +63,9 @@ def read_arrays(path):
         zlib.error,
         EOFError,
         ValueError,
-        NotImplementedError,
-        RuntimeError,
+        RuntimeError,  # an encrypted member, a compression that zipfile lacks, too deep a nesting
         OverflowError,
         MemoryError,
-        RecursionError,
     ) as error:
         raise CheckpointError(
             words(

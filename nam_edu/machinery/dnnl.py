@@ -37,7 +37,7 @@ class Refused(RuntimeError):
 
 
 @cache
-def library():
+def shared_library():
     """The library, or a sentence that says why there is none."""
     folder = Path(paddle.__file__).parent / "libs"
     names = "libdnnl.so.3", "dnnl.dll", "mkldnn.dll"
@@ -56,6 +56,11 @@ def library():
     except (OSError, AttributeError) as error:
         return f"Paddle's oneDNN is not the one that is known here ({error})"
     return library
+
+
+def engine():
+    """The one engine of all threads."""
+    return shared_library().engine
 
 
 @cache
@@ -85,11 +90,13 @@ class Handle:
 
     def __init__(self, create, *arguments):
         self._as_parameter_ = POINTER()
-        status = getattr(library(), f"dnnl_{create}")(ctypes.byref(self._as_parameter_), *arguments)
+        status = getattr(shared_library(), f"dnnl_{create}")(
+            ctypes.byref(self._as_parameter_), *arguments
+        )
         if status:
             raise Refused(f"{create}: status {status}")
         kind = next(kind for kind in self.KINDS if kind in create)
-        self.destroy = getattr(library(), f"dnnl_{kind}_destroy")
+        self.destroy = getattr(shared_library(), f"dnnl_{kind}_destroy")
 
     def __del__(self):
         if hasattr(self, "destroy"):
@@ -103,7 +110,7 @@ class Thread(threading.local):
 
     def start(self):
         self.pid, self.kept, self.buffers = os.getpid(), collections.OrderedDict(), {}
-        self.stream = Handle("stream_create", library().engine, IN_ORDER)
+        self.stream = Handle("stream_create", engine(), IN_ORDER)
         return self
 
     def buffer(self, name, size):
@@ -147,7 +154,7 @@ def map_layout(n, h, w, c):
 
 
 def size_of(layout):
-    return library().dnnl_memory_desc_get_size(layout)
+    return shared_library().dnnl_memory_desc_get_size(layout)
 
 
 class Description:
@@ -156,7 +163,7 @@ class Description:
     def __init__(self, kind, *arguments, after=()):
         """after: what follows in the same pass: RELU, LOGISTIC, LINEAR (1 + x), or a pair of ADD or
         MULTIPLY and the layout of the other operand."""
-        dnnl, attributes = library(), Handle("primitive_attr_create")
+        dnnl, attributes = shared_library(), Handle("primitive_attr_create")
         dnnl.dnnl_primitive_attr_set_scratchpad_mode(attributes, OWN_SCRATCHPAD)
         if after:
             chain = Handle("post_ops_create")
@@ -172,14 +179,14 @@ class Description:
 
     def layout(self, which):
         """A layout that oneDNN has chosen; lives as long as this description."""
-        return POINTER(library().dnnl_primitive_desc_query_md(self, which, 0))
+        return POINTER(shared_library().dnnl_primitive_desc_query_md(self, which, 0))
 
 
 class Primitive:
     """A compiled loop and its arguments {number: layout}: called with an address for each."""
 
     def __init__(self, description, arguments):
-        dnnl, self.thread, self.description = library(), thread(), description
+        dnnl, self.thread, self.description = shared_library(), thread(), description
         self.primitive = Handle("primitive_create", description)
         scratchpad = description.layout(ASK_SCRATCHPAD)
         self.scratchpad = size_of(scratchpad)

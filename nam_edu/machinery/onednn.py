@@ -28,7 +28,7 @@ def why_not():
     if os.environ.get("NAM_EDU_CONVOLUTION") in ("paddle", "products"):
         return f"NAM_EDU_CONVOLUTION={os.environ['NAM_EDU_CONVOLUTION']}"
     with _first_try:
-        library = dnnl.library()
+        library = dnnl.shared_library()
         return library if isinstance(library, str) else _unlike_paddle()
 
 
@@ -76,7 +76,7 @@ class _Convolution:
         self.how = dnnl.DIMS(*stride), dilation, dnnl.DIMS(top, left), dnnl.DIMS(bottom, right)
         self.description = dnnl.Description(
             "convolution_forward",
-            dnnl.library().engine,
+            dnnl.engine(),
             dnnl.TRAINING if training else dnnl.INFERENCE,
             dnnl.DIRECT,
             self.x,
@@ -103,7 +103,7 @@ class _Convolution:
     def to_x(self):
         description = dnnl.Description(
             "convolution_backward_data",
-            dnnl.library().engine,
+            dnnl.engine(),
             dnnl.DIRECT,
             self.x,
             self.any,
@@ -130,7 +130,7 @@ class _Convolution:
     def to_weight(self):
         description = dnnl.Description(
             "convolution_backward_weights",
-            dnnl.library().engine,
+            dnnl.engine(),
             dnnl.DIRECT,
             self.x,
             self.any,
@@ -161,7 +161,7 @@ class _Convolution:
 
 
 def _reorder(source, target):
-    engine = dnnl.library().engine
+    engine = dnnl.engine()
     description = dnnl.Description("reorder", source, engine, target, engine)
     return dnnl.Primitive(description, {dnnl.SRC: source, dnnl.DST: target})
 
@@ -269,9 +269,7 @@ class _Chain:
             if isinstance(s, tuple)
         }
         self.run = dnnl.Primitive(
-            dnnl.Description(
-                "binary", dnnl.library().engine, first, whole, operand, whole, after=later
-            ),
+            dnnl.Description("binary", dnnl.engine(), first, whole, operand, whole, after=later),
             {dnnl.SRC: whole, dnnl.DST: whole, dnnl.SRC_1: operand, **pairs},
         )
 
@@ -322,7 +320,7 @@ class _BatchNorm:
         self.epsilon = ctypes.c_float(epsilon)
         self.description = dnnl.Description(
             "batch_normalization_forward",
-            dnnl.library().engine,
+            dnnl.engine(),
             dnnl.TRAINING,
             self.x,
             self.x,
@@ -344,7 +342,7 @@ class _BatchNorm:
     def backward(self):
         description = dnnl.Description(
             "batch_normalization_backward",
-            dnnl.library().engine,
+            dnnl.engine(),
             dnnl.BACKWARD,
             self.x,
             self.x,
@@ -576,7 +574,7 @@ class _MaxPool:
         self.maps = x, y = dnnl.map_layout(*shape), dnnl.map_layout(*self.shape)
         self.how = [dnnl.DIMS(*pair) for pair in (stride, kernel, (0, 0), padding, last)]
         self.description = dnnl.Description(
-            "pooling_forward", dnnl.library().engine, dnnl.TRAINING, dnnl.MAX, x, y, *self.how
+            "pooling_forward", dnnl.engine(), dnnl.TRAINING, dnnl.MAX, x, y, *self.how
         )
         self.noted = self.description.layout(dnnl.ASK_WORKSPACE)
         self.forward = dnnl.Primitive(
@@ -587,7 +585,7 @@ class _MaxPool:
     def backward(self):
         x, y = self.maps
         description = dnnl.Description(
-            "pooling_backward", dnnl.library().engine, dnnl.MAX, x, y, *self.how, self.description
+            "pooling_backward", dnnl.engine(), dnnl.MAX, x, y, *self.how, self.description
         )
         return dnnl.Primitive(
             description, {dnnl.DIFF_DST: y, dnnl.DIFF_SRC: x, dnnl.WORKSPACE: self.noted}
