@@ -389,7 +389,7 @@ def wanted(trial, rows):
     """Whether the protocol asks for this run: in part B 10 or 14 seeds, by its rule. rows: those of
     the runs that are there, by name."""
     return trial.part not in protocol.SEEDS or trial.seed in protocol.seeds_of(
-        trial.part, rows.values()
+        trial.part, rows.values(), protocol.CUT.get(TABLES[2][0])
     )
 
 
@@ -509,8 +509,11 @@ def status():
             f"{name:<14}{len(asked) - len(left):>4} of {len(asked):>3} done, {len(begun)} begun, "
             f"{epochs} epochs left: about {hours:.1f} hours"
         )
-    seeds = protocol.seeds_of("b", rows.values())
-    print(f"part B: {len(seeds)} seeds, as far as its rule can tell by now")
+    cut = protocol.CUT.get(TABLES[2][0], {})
+    if "b" not in cut:
+        seeds = protocol.seeds_of("b", rows.values())
+        print(f"part B: {len(seeds)} seeds, as far as its rule can tell by now")
+    print("".join(f"part {part} was cut at {seeds} seeds\n" for part, seeds in cut.items()), end="")
     print(f"about {total:.1f} hours for two runs at a time")
 
 

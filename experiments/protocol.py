@@ -28,9 +28,12 @@ SPREAD = 0.4  # points: of NAM - 1/2 over the first seeds; above it MANY are mad
 ALIVE = 0.05  # standard deviation of a gate
 USED = 0.5  # points of top-1
 
-# Where time ran out before a part was finished: {part: seeds}, the first so many of the part. To be
-# written when that is known, whatever the results say.
-CUT: dict[str, int] = {}
+# Where time ran out before a part was finished: {tables: {part: seeds}}, the first so many of the
+# part; fewer than `FIRST` give no verdict. The reason stands in results/protocol.md.
+CUT: dict[str, dict[str, int]] = {
+    "runs2": {"b": 0, "c": 0},
+    "runs-gpu": {"b": 12, "a": 3, "c": 0, "rates": 0},
+}
 
 # Part A: what is compared, as weights of the runs of one seed.
 CONTRASTS = {
@@ -137,10 +140,11 @@ def seeds_of_b(found):
     return seeds[: MANY if many else FEW]
 
 
-def seeds_of(part, rows):
-    """The seeds on which the verdicts of a part rest, once all are there."""
+def seeds_of(part, rows, cut=None):
+    """The seeds on which the verdicts of a part rest, once all are there. cut: the entry of `CUT`
+    for the tables that the rows are from."""
     seeds = seeds_of_b(differences(rows, "b-nam", "b-half")) if part == "b" else list(SEEDS[part])
-    return seeds[: CUT.get(part)]
+    return seeds[: (cut or {}).get(part)]
 
 
 def alive(spreads):

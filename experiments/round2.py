@@ -44,10 +44,11 @@ GATED = {  # kinds of run with a gate, and what says whether it is useful
 
 
 def read(results, tables=TABLES[2]):
-    """The rows of the second round, or of other tables of its kind: .runs, .curves, .gates, .fixed;
-    empty where there are none."""
+    """The rows of the second round, or of other tables of its kind: .runs, .curves, .gates, .fixed,
+    empty where there are none; and .cut, which parts were to end early."""
     names = ("runs", "curves", "gates", "fixed")
-    return SimpleNamespace(**{n: read_rows(results / f"{t}.csv") for n, t in zip(names, tables)})
+    rows = {n: read_rows(results / f"{t}.csv") for n, t in zip(names, tables)}
+    return SimpleNamespace(**rows, cut=protocol.CUT.get(tables[0], {}))
 
 
 def kind_of(run):
@@ -62,33 +63,42 @@ def title_of(kind):
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """How far a part has come. runs: its rows, of the seeds that the protocol asks for."""
+    """How far a part has come. runs: its rows, of the seeds that are asked for; cut: whether these
+    are fewer than the protocol's for want of time."""
 
     name: str
     seeds: list
     asked: int
     runs: list
+    cut: bool
 
     @property
     def finished(self):
-        return len(self.runs) == self.asked
+        """Whether verdicts may be given."""
+        return len(self.runs) == self.asked and len(self.seeds) >= protocol.FIRST
 
     @property
     def progress(self):
-        cut = protocol.CUT.get(self.name)
+        if self.cut and not self.seeds:
+            return "not made, for want of time."
         text = f"{len(self.runs)} of {self.asked} runs finished"
-        text += f"; cut at {cut} seeds, for want of time" if cut else ""
-        return text + ("." if self.finished else "; no verdict before all of them are.")
+        text += f"; cut at {len(self.seeds)} seeds, for want of time" if self.cut else ""
+        if self.finished:
+            return text + "."
+        if len(self.seeds) < protocol.FIRST:
+            return f"{text}; a verdict would need at least {protocol.FIRST}."
+        return text + "; no verdict before all of them are."
 
     def differences(self, weights):
         return list(protocol.combination(self.runs, weights).values())
 
 
-def part_of(name, rows):
-    """The `Part` of this name, "a", "rates", "b" or "c"."""
-    seeds = protocol.seeds_of(name, rows)
+def part_of(name, data):
+    """The `Part` of this name, "a", "rates", "b" or "c", in what `read` gives."""
+    seeds = protocol.seeds_of(name, data.runs, data.cut)
     asked = {trial.name for trial in ROUND_2[f"round2-{name}"] if trial.seed in seeds}
-    return Part(name, seeds, len(asked), [row for row in rows if row["run"] in asked])
+    runs = [row for row in data.runs if row["run"] in asked]
+    return Part(name, seeds, len(asked), runs, name in data.cut)
 
 
 # --------------------------------------------------------------------------------------- tables
@@ -181,7 +191,7 @@ def difference_table(part):
         rows.append([title, len(values), f"{statistics.mean(values):+.2f}"])
         rows[-1] += [f"{low:+.2f} to {high:+.2f}" for low, high in ends]
         rows[-1] += [f"{adjusted[i]:.3f}".replace("0.000", "< 0.001")] if corrected else []
-        rows[-1].append(word or "not finished")
+        rows[-1].append(word or "no verdict")
     head = ["difference", "pairs", "mean, points", "95 % interval", "90 % interval"]
     head += ["p after Holm"] if corrected else []
     return table([*head, "outcome"], rows) if rows else ""
@@ -192,7 +202,7 @@ def gate_words(data, kind):
     mean, of each channel's mean if it was measured], alive, used, useful) of a kind of run with a
     gate, over the finished runs; the words are None before the part is finished. None where no run
     is there."""
-    part = part_of(kind.partition("-")[0], data.runs)
+    part = part_of(kind.partition("-")[0], data)
     epochs = {r["run"]: r["epochs"] for r in part.runs if kind_of(r["run"]) == kind}
     spreads = {}
     for row in data.gates:
@@ -231,7 +241,7 @@ def word_table(data):
         part = PARTS[kind.partition("-")[0]]
         rows.append([f"{part}: {title_of(kind)}", networks, f"{low:.4f} to {high:.4f}"])
         rows[-1] += [f"{cost:+.2f}".replace("-0.00", "+0.00") for cost in costs]
-        rows[-1] += [""] * (3 - len(costs)) + [word or "not finished" for word in words]
+        rows[-1] += [""] * (3 - len(costs)) + [word or "no verdict" for word in words]
     head = [
         "kind of run",
         "networks",
@@ -281,15 +291,18 @@ def sentence(question, values, word, more=""):
 
 def in_short(data):
     """The sentences that the protocol has for what came out, or how far the runs have come."""
-    lines = []
-    parts = {name: part_of(name, data.runs) for name in PARTS}
+    lines, not_made = [], []
+    parts = {name: part_of(name, data) for name in PARTS}
     for name, part in parts.items():
-        label = f"Part {PARTS[name]}" if len(PARTS[name]) == 1 else "The rates"
+        label = f"part {PARTS[name]}" if len(PARTS[name]) == 1 else "the rates"
+        if not part.seeds:
+            not_made.append(label)
+            continue
         if not part.finished:
-            lines.append(f"- {label}: {part.progress}")
+            lines.append(f"- {label[0].upper()}{label[1:]}: {part.progress}")
             continue
         found = outcomes(part)
-        cut = f" (cut at {protocol.CUT[name]} seeds)" if name in protocol.CUT else ""
+        cut = f" (cut at {len(part.seeds)} seeds)" if part.cut else ""
         if name == "b":
             confirmed = found[0][2].startswith("equal")
             mark = "" if confirmed else ", as an exploratory result"
@@ -306,16 +319,18 @@ def in_short(data):
                 by_word.setdefault(protocol.SENTENCES["A: each contrast"][word], []).append(text)
             said = "; ".join(f"{word}: {', '.join(titles)}" for word, titles in by_word.items())
             lines.append(f"- Part A{cut}, after Holm's correction: {said}.")
+    if not_made:
+        lines.append(f"- Not made, for want of time: {', '.join(not_made)}.")
     return "\n".join(lines)
 
 
 def values(data, on_gpu):
     """What the pages say of the printed equation, NAM's gate without the product, beside NAM: from
-    the round in PyTorch, or in Paddle where that alone has finished part A."""
-    part = part_of("a", on_gpu.runs)
+    the round in PyTorch where part A is finished there, else in Paddle."""
+    part = part_of("a", on_gpu)
     where, where_zh = "in PyTorch", "用 PyTorch"
-    if not part.finished and part_of("a", data.runs).finished:
-        part, where, where_zh = part_of("a", data.runs), "in Paddle", "用 Paddle"
+    if not part.finished:
+        part, where, where_zh = part_of("a", data), "in Paddle", "用 Paddle"
     found = part.differences({"a-nam-gate-only": 1, "a-nam": -1})
     if not part.finished:
         return {
@@ -396,8 +411,9 @@ def _tables(data, prefix, page, picture):
         ),
     }
     for name in PARTS:
-        part = part_of(name, data.runs)
-        pieces = [part.progress, accuracy_table(part), difference_table(part)]
+        part = part_of(name, data)
+        progress = part.progress[0].upper() + part.progress[1:]
+        pieces = [progress, accuracy_table(part), difference_table(part)]
         found[name] = "\n\n".join(piece for piece in pieces if piece)
     return {f"{prefix} {name}": text for name, text in found.items()}
 
@@ -410,7 +426,7 @@ def figure_rows(data):
     gate alone, whose difference would need another scale."""
     rows = []
     for name in ("b", "c", "a"):
-        for title, values, _ in outcomes(part_of(name, data.runs)):
+        for title, values, _ in outcomes(part_of(name, data)):
             if len(values) > 1 and "gate only" not in title:
                 rows.append((f"{PARTS[name]}: {title.replace('`', '')}", values))
     return rows

@@ -482,7 +482,7 @@ def finished_rows(part, **top1):
     ]
 
 
-def test_the_seeds_of_part_b():
+def test_the_seeds_of_part_b(monkeypatch):
     """14 where the spread of NAM - 1/2 over the first four exceeds 0.4, else 10; its mean is
     nothing to the rule, nor are later seeds, nor the first four before all are there."""
     # Differences -s, s, -s, s around any mean have the standard deviation s * sqrt(4 / 3).
@@ -495,15 +495,19 @@ def test_the_seeds_of_part_b():
             assert protocol.seeds_of("b", missing) == list(range(16, 26))
     wild = finished_rows("b", half=[50] * 5, nam=[50, 50, 50, 50, 99])
     assert protocol.seeds_of("b", wild) == list(range(16, 26))
+    monkeypatch.setattr(protocol, "CUT", {})
     asked = [t for t in GROUPS["round2-b"] if attention.wanted(t, {r["run"]: r for r in rows})]
     assert len(asked) == 3 * 14
 
 
 def test_a_part_that_was_cut(monkeypatch):
-    monkeypatch.setitem(protocol.CUT, "c", 5)
-    assert protocol.seeds_of("c", []) == list(range(30, 35))
-    asked = [t for t in GROUPS["round2-c"] if attention.wanted(t, {})]
-    assert len(asked) == 2 * 5
+    """The tables that it was cut in ask for fewer seeds, the others for all."""
+    for tables, runs in (("runs2", 2 * 5), ("runs-gpu", 2 * 9)):
+        monkeypatch.setattr(protocol, "CUT", {tables: {"c": 5}})
+        asked = [t for t in GROUPS["round2-c"] if attention.wanted(t, {})]
+        assert len(asked) == runs
+    assert protocol.seeds_of("c", [], {"c": 5}) == list(range(30, 35))
+    assert protocol.seeds_of("c", [], {"b": 5}) == list(range(30, 39))
 
 
 def samples():
@@ -685,7 +689,7 @@ def a_round(seed, b=(0.0, 1.0), c=0.0, spread=0.2):
     ]
     for i, row in enumerate(fixed):  # costs that are not all the same
         row["top1_half"] = f"{float(row['top1_half']) + 0.01 * (i % 3):.4f}"
-    return SimpleNamespace(runs=rows, curves=[], gates=gates, fixed=fixed)
+    return SimpleNamespace(runs=rows, curves=[], gates=gates, fixed=fixed, cut={})
 
 
 def paired(rows, a, b):
@@ -707,10 +711,12 @@ def test_what_the_questions_say_of_the_gate_alone():
     assert re.findall(r"[+-]?\d+(?:\.\d+)?", said["gate only"]) == numbers
     assert sorted(re.findall(r"[+-]?\d+(?:\.\d+)?", said["gate only zh"])) == sorted(numbers)
     data.runs = [row for row in data.runs if row["run"] != "a-nam-6"]
-    text = "5 of 6 pairs are finished in PyTorch, and there is no verdict"
-    assert text in round2.values(nothing, data)["gate only"]
+    text = "5 of 6 pairs are finished in Paddle, and there is no verdict"
+    assert text in round2.values(data, nothing)["gate only"]
     assert text in round2.values(data, data)["gate only"]
-    assert round2.values(a_round(1), data)["gate only"].startswith("in Paddle the gate alone")
+    whole = a_round(1)
+    assert round2.values(whole, data)["gate only"].startswith("in Paddle the gate alone")
+    assert round2.values(data, whole)["gate only"].startswith("in PyTorch the gate alone")
 
 
 def test_the_outcomes_of_a_round():
@@ -729,7 +735,7 @@ def test_the_outcomes_of_a_round():
         "undecided": (a_round(26, b=(0.3, 0.5), c=0.8, spread=0.5), False, False),
     }
     for expected, (data, equal, better) in cases.items():
-        b, c = round2.part_of("b", data.runs), round2.part_of("c", data.runs)
+        b, c = round2.part_of("b", data), round2.part_of("c", data)
         assert b.finished and c.finished and (len(b.runs), len(c.runs)) == (30, 18)
         (_, d, word), (_, gain, gain_word) = round2.outcomes(b)
         assert d == pytest.approx(list(paired(data.runs, "b-nam", "b-half")))
@@ -755,7 +761,7 @@ def test_part_a_and_the_rates_of_a_round():
     from scipy import stats
 
     data = a_round(4)
-    found = round2.outcomes(round2.part_of("a", data.runs))
+    found = round2.outcomes(round2.part_of("a", data))
     words = {title: word for title, _, word in found}
     p = [stats.ttest_1samp(values, 0).pvalue for _, values, _ in found]
     order = np.argsort(p)
@@ -768,7 +774,7 @@ def test_part_a_and_the_rates_of_a_round():
     assert words["constant ½ - none"] == words["initial scale ½ - 1 (2x2)"] == "higher"
     assert words["NAM, W times C - constant ½"] == words["NAM, gate only - NAM"] == "lower"
     assert words["constant ¼ - constant ½"] == "undecided"
-    rates = round2.part_of("rates", data.runs)
+    rates = round2.part_of("rates", data)
     assert round2.best_rates(rates) == {
         "none": "rates-none-rate-0.05",
         "half": "rates-half-rate-0.05",
@@ -808,30 +814,51 @@ def test_a_round_that_is_not_finished(tmp_path):
             curves=[],
             gates=[r for r in whole.gates if r["run"] in names],
             fixed=[r for r in whole.fixed if r["run"] in names],
+            cut={},
         )
         found = round2.tables(data, [])
         assert "no verdict before all of them are" in found["round2 b"]
         for line in found["round2 b"].splitlines():
             if line.startswith("| NAM -") or line.startswith("| constant ½ -"):
-                assert line.endswith("| not finished |")
+                assert line.endswith("| no verdict |")
         assert protocol.SENTENCES[protocol.QUESTION_B]["equal"] not in found["round2 answers"]
         assert (round2.figure(data) is not None) == (len(runs) > 1)
         if len(runs) > 1:
             round2.figure(data).savefig(tmp_path / "figure.png")
     assert "Part B: 29 of 30 runs finished" in found["round2 answers"]
     assert (
-        "not finished" not in found["round2 c"] and "18 of 18 runs finished." in found["round2 c"]
+        "| no verdict |" not in found["round2 c"] and "18 of 18 runs finished." in found["round2 c"]
     )
 
 
-def test_a_part_that_is_cut_is_judged_by_its_complete_seeds(monkeypatch):
+def test_a_part_that_is_cut_is_judged_by_its_complete_seeds():
     data = a_round(7)
     data.runs = [r for r in data.runs if r["run"] not in ("c-half-38", "c-nam-37")]
-    assert not round2.part_of("c", data.runs).finished
-    monkeypatch.setitem(protocol.CUT, "c", 7)
-    part = round2.part_of("c", data.runs)
+    assert not round2.part_of("c", data).finished
+    data.cut = {"c": 7}
+    part = round2.part_of("c", data)
     assert part.finished and len(round2.outcomes(part)[0][1]) == 7
     assert "cut at 7 seeds" in part.progress and "(cut at 7 seeds)" in round2.in_short(data)
+    assert "cut" not in round2.part_of("b", data).progress
+
+
+@pytest.mark.parametrize("seeds, runs", [(4, 8), (3, 6), (0, 0)])
+def test_a_verdict_needs_four_seeds(seeds, runs):
+    data = a_round(7)
+    data.cut = {"c": seeds}
+    part = round2.part_of("c", data)
+    assert len(part.runs) == runs and part.finished == (seeds == 4)
+    text = round2.tables(data, [])["round2 c"]
+    said = {
+        4: "8 of 8 runs finished; cut at 4 seeds",
+        3: "need at least 4",
+        0: "Not made, for want",
+    }
+    assert said[seeds] in text
+    assert ("| no verdict |" in text) == (seeds == 3)
+    assert ("- Not made, for want of time: part C." in round2.in_short(data)) == (seeds == 0)
+    spoken = protocol.SENTENCES[protocol.QUESTION_C].values()
+    assert any(s in round2.in_short(data) for s in spoken) == (seeds == 4)
 
 
 def test_the_run_that_is_repeated():
