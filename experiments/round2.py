@@ -336,14 +336,14 @@ def values(data, on_gpu):
         return {
             "gate only": f"its runs are under way: {len(found)} of {len(part.seeds)} pairs are "
             f"finished {where}, and there is no verdict before all of part A is",
-            "gate only zh": f"训练还在进行：{where_zh}的 {len(part.seeds)} 对中已完成 "
-            f"{len(found)} 对，A 部分全部完成之前不下结论",
+            "gate only zh": f"训练还在进行：{where_zh} 的 {len(part.seeds)} 对中已完成 "
+            f"{len(found)} 对，Part A 全部完成之前不下结论",
         }
     mean, (low, high) = statistics.mean(found), protocol.interval(found, 0.95)
     return {
         "gate only": f"{where} the gate alone differs from NAM by {mean:+.2f} points of top-1 over "
         f"{len(found)} seeds (95 % interval {low:+.2f} to {high:+.2f})",
-        "gate only zh": f"{where_zh}训练 {len(found)} 个种子，只返回门控的网络与 NAM 平均相差 "
+        "gate only zh": f"{where_zh} 训练 {len(found)} 个种子，只返回门控的网络与 NAM 平均相差 "
         f"{mean:+.2f} 个百分点（95 % 置信区间 {low:+.2f} 至 {high:+.2f}）",
     }
 

@@ -624,21 +624,33 @@ def extracted():
     )
     for path in sorted(PACKAGE.rglob("*.py")):
         with open(path, "rb") as file:
-            found = list(extract("python", file, dict.fromkeys(("words", "Wrong", "right"))))
+            found = list(
+                extract(
+                    "python",
+                    file,
+                    {
+                        **dict.fromkeys(("words", "Wrong", "right")),
+                        "counted": (2,),
+                        "words_in": (2,),
+                    },
+                )
+            )
         for _, message, _, _ in found:
             catalog.add(message, locations=[(path.relative_to(PACKAGE.parent).as_posix(), 0)])
     for path in lessons():
-        for message in messages_of_pictures(read(path)):
+        for message in messages_of_cells(read(path)):
             catalog.add(message, locations=[(path.relative_to(PACKAGE.parent).as_posix(), 0)])
     return catalog
 
 
-def messages_of_pictures(notebook):
-    """The alternative texts with {gaps} that cells of a notebook hand to plots.show."""
+def messages_of_cells(notebook):
+    """What cells of a notebook hand on to be said: alternative texts with {gaps} to plots.show,
+    nouns to lessons.counted."""
     for cell in notebook.cells:
         for node in ast.walk(ast.parse(cell.source)) if cell.cell_type == "code" else ():
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "plots.show":
-                if node.keywords and isinstance(node.args[1], ast.Constant):
+            function = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if function == "lessons.counted" or function == "plots.show" and node.keywords:
+                if isinstance(node.args[1], ast.Constant):
                     yield node.args[1].value
 
 

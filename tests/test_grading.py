@@ -88,8 +88,10 @@ def the_class(table):
         "stub.ipynb": stub,
         "missing/cell.ipynb": missing,
         "王芳.ipynb": notebook(
-            {n: f"# 第 {n} 题，我的答案\n{second[n]}\n答案 = {NAMES[n]}" for n in ("2.2", "2.4")},
-            lesson("solutions/02_layer.ipynb").cells[2].source + "\n'单元格 #2'",
+            {n: f"# 第 {n} 题，我的答案\n{second[n]}\n答案 = {NAMES[n]}" for n in ("2.2", "2.4")}
+            | {"2.1": wrong("2.1"), "2.3": "没有定义"},
+            lesson("zh/solutions/02_layer.ipynb").cells[2].source
+            + "\nimport nam_edu\nnam_edu.setup(seed=0, language='zh')  # 单元格 #2",
             "练习：写一个函数",
         ),
         "crash.ipynb": notebook(
@@ -198,6 +200,32 @@ def test_every_solution_stands_on_its_lesson(number, tmp_path):
         free = set(re.findall(r"(?<!\.)\b(np|paddle|nn|F|wilson_interval)\b", cell))
         for name in free:
             assert any(re.search(rf"import .*\b{name}\b", s) for s in [*above, cell]), name
+
+
+@pytest.mark.parametrize(
+    "start, spoken",
+    [
+        ("import nam_edu\nnam_edu.setup(seed=0, language='zh')", "zh"),
+        ('nam_edu.setup(\n    seed=0,\n    language = "en",\n)', "en"),
+        ("nam_edu.setup(seed=0)", ""),
+        ("nam_edu.setup(language='tlh')", ""),
+        ("language = 'zh'", ""),
+    ],
+)
+def test_the_language_of_a_notebook(start, spoken, tmp_path):
+    """The remarks are for who wrote it."""
+    books = {"x.ipynb": notebook({"1.1": "own_bn = 1"}, start)}
+    assert submissions(hand_in(books, tmp_path), CHECKERS)[0].language == spoken
+
+
+def test_remarks_follow_the_teacher_where_a_notebook_has_no_language(tmp_path, monkeypatch):
+    monkeypatch.setenv("NAM_EDU_LANG", "zh")
+    start = "import nam_edu\nnam_edu.setup(language='en')"
+    books = {"a.ipynb": notebook({"1.1": "x = ("}), "b.ipynb": notebook({"1.1": "x = ("}, start)}
+    rows = grade(hand_in(books, tmp_path), tmp_path / "t.csv", say=lambda line: None)
+    assert [row[3][1] for row in rows] == ["1.2: 它的单元格不见了", "1.2: its cell is gone"]
+    starts = [row[3][0][:9] for row in rows]
+    assert starts == ["1.1: 单元格不", "1.1: the "]
 
 
 def test_what_an_answer_needs_and_no_more():

@@ -29,11 +29,14 @@ PACKAGE = Path(nam_edu.__file__).parent
 
 
 def said():
-    """{message: file} of the package, by Python's own parser, and of the lessons' pictures."""
+    """{message: file} of the package, by Python's own parser, and of the lessons' cells."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in CALLS:
+            name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+            if name in ("counted", "words_in"):
+                found[node.args[1].value] = path.name
+            elif name in CALLS:
                 first = node.args[0]
                 if isinstance(first, ast.Constant):
                     found[first.value] = path.name
@@ -42,7 +45,7 @@ def said():
                     assert ast.unparse(first) in hands_on[path.name]
     for path in translation.lessons():
         found.update(
-            dict.fromkeys(translation.messages_of_pictures(translation.read(path)), path.name)
+            dict.fromkeys(translation.messages_of_cells(translation.read(path)), path.name)
         )
     return found
 

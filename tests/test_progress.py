@@ -28,6 +28,15 @@ def test_a_file_gets_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_what_is_counted_is_said_in_chinese(capsys, monkeypatch):
+    monkeypatch.setenv("NAM_EDU_LANG", "zh")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert list(progress.counted("ab", "networks")) == ["a", "b"]
+    assert list(progress.counted("a", "{letters}")) == ["a"]
+    err = capsys.readouterr().err
+    assert "0 / 2 个网络" in err and "0 / 1 {letters}" in err
+
+
 def test_a_terminal_gets_one_line_that_is_wiped_out(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "40")

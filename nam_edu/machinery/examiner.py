@@ -16,6 +16,7 @@ import paddle
 
 from ..exercises import CHECKERS
 from ..exercises.checking import Wrong
+from .language import words
 
 FOUNDATIONS = ("builtins", "math", "paddle", "paddle.nn", "paddle.nn.functional")
 
@@ -39,10 +40,14 @@ def _one_line(error):
 
 def examine(number, name, above, cell):
     """Run the sources `above`, which may fail, and `cell`, which may not; then check what `name`
-    stands for. Returns JSON: [outcome, remark]."""
+    stands for. Returns JSON: [outcome, remark], the remark in the language of NAM_EDU_LANG."""
     import IPython
 
     checker, wrong, dumps, functions = CHECKERS[number], Wrong, json.dumps, _functions
+    raised_by_cell = words("the cell raised {error}", error="{error}")
+    raised_by_answer = words("the answer raised {error}", error="{error}")
+    undefined = words("no cell defines {name}", name=name)
+    tampered = words("the notebook replaced {what}", what="{what}")
     shell, before = IPython.get_ipython(), _functions()
     random.seed(0)
     np.random.seed(0)
@@ -52,9 +57,9 @@ def examine(number, name, above, cell):
     ran = shell.run_cell(cell, silent=True)
     error = ran.error_before_exec or ran.error_in_exec
     if error is not None:
-        return dumps(["error", f"the cell raised {_one_line(error)}"])
+        return dumps(["error", raised_by_cell.replace("{error}", _one_line(error))])
     if name not in shell.user_ns:
-        return dumps(["wrong", f"no cell defines {name}"])
+        return dumps(["wrong", undefined])
     try:
         checker(shell.user_ns[name])
         outcome, remark = "right", ""
@@ -62,7 +67,7 @@ def examine(number, name, above, cell):
         is_open = said.message.startswith("not solved yet")  # in English, whatever is printed
         outcome, remark = ("not solved", "") if is_open else ("wrong", str(said))
     except BaseException as raised:  # SystemExit, too
-        outcome, remark = "error", f"the answer raised {_one_line(raised)}"
+        outcome, remark = "error", raised_by_answer.replace("{error}", _one_line(raised))
     after, nothing = functions(), (None, None)
     replaced = [
         key
@@ -70,5 +75,5 @@ def examine(number, name, above, cell):
         if after.get(key, nothing)[0] is not function or after[key][1] is not code
     ]
     if outcome == "right" and replaced:
-        outcome, remark = "tampered", f"the notebook replaced {', '.join(replaced[:3])}"
+        outcome, remark = "tampered", tampered.replace("{what}", ", ".join(replaced[:3]))
     return dumps([outcome, remark])

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from .checks import whole_number
 from .files import file_md5, new_file
+from .language import language, words_in
 from .submissions import HOME, GradingError, answer_names, is_open, needed, submissions
 
 NO_SANDBOX = (
@@ -149,23 +150,27 @@ def as_csv(rows):
 
 
 def _exercise(submission, number, name, seconds, stop):
-    """(outcome, remark) of one exercise."""
+    """(outcome, remark) of one exercise, the remark in the language of the notebook."""
+    spoken = submission.language or language()
     index = submission.exercises.get(number)
     if index is None:
-        return "missing", "its cell is gone"
+        return "missing", words_in(spoken, "its cell is gone")
     try:
         if is_open(submission.cells, index, name):
             return "not solved", ""
         above, cell = needed(submission.cells, index, name)
     except (SyntaxError, ValueError, RecursionError) as error:
         line = getattr(error, "lineno", None)
-        return "error", "the cell is not valid Python" + (f" (line {line})" if line else "")
-    outcome, remark = _in_a_kernel([number, name, above, cell], seconds, stop)
+        if line:
+            return "error", words_in(spoken, "the cell is not valid Python (line {n})", n=line)
+        return "error", words_in(spoken, "the cell is not valid Python")
+    outcome, remark = _in_a_kernel([number, name, above, cell], seconds, stop, spoken)
     return outcome, remark if len(remark) <= 300 else f"{remark[:300]} …"
 
 
-def _in_a_kernel(arguments, seconds, stop):
-    """What `examiner.examine` says of these arguments, in a kernel that lives as long as that."""
+def _in_a_kernel(arguments, seconds, stop, spoken):
+    """What `examiner.examine` says of these arguments, in this language, in a kernel that lives as
+    long as that."""
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import KernelManager
 
@@ -178,7 +183,7 @@ def _in_a_kernel(arguments, seconds, stop):
     folder = tempfile.mkdtemp(prefix="nam-edu-grade-")
     nowhere = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     kernel = Kernel()
-    kernel.start_kernel(cwd=folder, env=_environment(folder), **nowhere)
+    kernel.start_kernel(cwd=folder, env=_environment(folder, spoken), **nowhere)
     client = kernel.client()
     try:
         client.start_channels(iopub=False, stdin=False, hb=False, control=False)
@@ -192,11 +197,13 @@ def _in_a_kernel(arguments, seconds, stop):
         said = _ask(kernel, client, f"{EXAMINER}.examine({text})", seconds, stop)
         return tuple(json.loads(ast.literal_eval(said)))
     except _Died:
-        return "error", "the kernel ended: does the cell, or the answer, end Python?"
+        said = words_in(spoken, "the kernel ended: does the cell, or the answer, end Python?")
+        return "error", said
     except _Broken:
-        return "tampered", "the notebook broke the grader's own code"
+        return "tampered", words_in(spoken, "the notebook broke the grader's own code")
     except TimeoutError:
-        return "too slow", f"no result after {seconds} s: is there an endless loop?"
+        said = words_in(spoken, "no result after {n} s: is there an endless loop?", n=seconds)
+        return "too slow", said
     finally:
         client.stop_channels()
         kernel.shutdown_kernel(now=True)  # with all that it started in its group of processes
@@ -211,15 +218,16 @@ class _Broken(Exception):
     """The expression raised, which `examine` does not by itself."""
 
 
-def _environment(folder):
-    """The environment of a kernel: this package, the smallest scale, and nothing of the teacher's
-    own settings of IPython and runs."""
+def _environment(folder, spoken):
+    """The environment of a kernel: this package, the smallest scale, the language of the notebook,
+    and nothing of the teacher's own settings of IPython and runs."""
     paths = [str(HOME), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONHASHSEED": "0",
         "NAM_EDU_PROFILE": "ci",
+        "NAM_EDU_LANG": spoken,
         "NAM_EDU_RUNS": str(Path(folder) / "runs"),
         "IPYTHONDIR": str(Path(folder) / "ipython"),
     }

@@ -44,6 +44,16 @@ def catalogue(name):
     return gettext.translation("nam_edu", LOCALE, languages=[name], fallback=True)
 
 
+def noun(text):
+    """A text without {names} in the language in use; English where that lacks it."""
+    return catalogue(language()).gettext(text)
+
+
 def words(message, **values):
     """A message, one plain literal with {names}, in the language in use, with its values put in."""
-    return catalogue(language()).gettext(message).format(**values)
+    return noun(message).format(**values)
+
+
+def words_in(name, message, **values):
+    """The same in a given language, "en" or "zh", for somebody else."""
+    return catalogue(name).gettext(message).format(**values)

@@ -10,7 +10,7 @@ import time
 import uuid
 
 from .errors import Stopped
-from .language import words
+from .language import noun, words
 
 
 def _shell():
@@ -75,7 +75,10 @@ class Line:
 
 
 def counted(items, what):
-    """Go through `items`, and count along in one line: "3 of 9 networks, about 20 s left"."""
+    """Go through `items`, and count along in one line: "3 of 9 networks, about 20 s left".
+
+    what: the plural of what is counted; it is put into the language in use."""
+    what = noun(what)
     items, line, started = list(items), Line(), time.perf_counter()
     for n, item in enumerate(items):
         passed = time.perf_counter() - started

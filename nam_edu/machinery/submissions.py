@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import NamEduError
+from .language import LANGUAGES
 
 HOME = Path(__file__).resolve().parent.parent.parent
+LANGUAGE = re.compile(r"""\bsetup\([^)]*\blanguage\s*=\s*["'](\w+)""")
 CALL = re.compile(r"""\bcheck\(\s*["'](\d+\.\d+)["']""")
 
 
@@ -29,12 +31,14 @@ class Submission:
     """A notebook that was handed in.
 
     name: its path below the folder. cells: the sources of its code cells. exercises: {number: index
-    of its cell}. trouble: why it cannot be graded, or "".
+    of its cell}. language: of its call of setup, "zh" or "en", or "". trouble: why it cannot be
+    graded, or "".
     """
 
     name: str
     cells: list = field(default_factory=list)
     exercises: dict = field(default_factory=dict)
+    language: str = ""
     trouble: str = ""
 
     def lessons(self):
@@ -88,7 +92,8 @@ def _read(path, name, known):
         # Where a front end dropped the tags, the call of check tells. Of copies the last counts.
         exercises.update((n, index) for n in numbers or CALL.findall(source) if n in known)
     trouble = "" if exercises else "has no cell of an exercise: is it a lesson of this course?"
-    return Submission(name, cells, exercises, trouble)
+    said = (found for found in LANGUAGE.findall("\n".join(cells)) if found in LANGUAGES)
+    return Submission(name, cells, exercises, next(said, ""), trouble)
 
 
 def answer_names():
