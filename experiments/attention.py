@@ -31,6 +31,7 @@ import io
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -495,8 +496,9 @@ def status():
     seconds = {}
     for width in {trial.width for trials in ROUND_2.values() for trial in trials}:
         known = [r for r in rows.values() if r["network"] == f"resnet18-width{width}"]
-        measured = sum(float(r["seconds"]) for r in known), sum(int(r["epochs"]) for r in known)
-        seconds[width] = measured[0] / measured[1] if known else SECONDS.get(width, SECONDS[32])
+        measured = [float(r["seconds"]) / int(r["epochs"]) for r in known]
+        guess = SECONDS.get(width, SECONDS[32])
+        seconds[width] = statistics.median(measured) if known else guess  # some were paused
     total = 0.0
     for name, trials in ROUND_2.items():
         asked = [t for t in trials if wanted(t, rows)]

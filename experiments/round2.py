@@ -63,14 +63,14 @@ def title_of(kind):
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """How far a part has come. runs: its rows, of the seeds that are asked for; cut: whether these
-    are fewer than the protocol's for want of time."""
+    """How far a part has come. seeds: those that count; planned: how many the protocol asks for;
+    asked: how many runs the seeds have; runs: the rows of those that are finished."""
 
     name: str
     seeds: list
+    planned: int
     asked: int
     runs: list
-    cut: bool
 
     @property
     def finished(self):
@@ -78,16 +78,23 @@ class Part:
         return len(self.runs) == self.asked and len(self.seeds) >= protocol.FIRST
 
     @property
+    def cut(self):
+        """Where the part was cut, in words, or ""."""
+        if len(self.seeds) == self.planned:
+            return ""
+        return f"cut after {len(self.seeds)} of {self.planned} seeds"
+
+    @property
     def progress(self):
-        if self.cut and not self.seeds:
+        if not self.seeds:
             return "not made, for want of time."
-        text = f"{len(self.runs)} of {self.asked} runs finished"
-        text += f"; cut at {len(self.seeds)} seeds, for want of time" if self.cut else ""
-        if self.finished:
-            return text + "."
-        if len(self.seeds) < protocol.FIRST:
-            return f"{text}; a verdict would need at least {protocol.FIRST}."
-        return text + "; no verdict before all of them are."
+        text = f"{self.cut}, for want of time; " if self.cut else ""
+        if len(self.runs) < self.asked:
+            text += f"{len(self.runs)} of {self.asked} runs finished so far"
+            return f"{text}; no verdict before all of them are finished."
+        if not self.finished:
+            return f"{text}too few for a verdict, which needs at least {protocol.FIRST}."
+        return f"{text}all {self.asked} runs finished."
 
     def differences(self, weights):
         return list(protocol.combination(self.runs, weights).values())
@@ -98,7 +105,7 @@ def part_of(name, data):
     seeds = protocol.seeds_of(name, data.runs, data.cut)
     asked = {trial.name for trial in ROUND_2[f"round2-{name}"] if trial.seed in seeds}
     runs = [row for row in data.runs if row["run"] in asked]
-    return Part(name, seeds, len(asked), runs, name in data.cut)
+    return Part(name, seeds, len(protocol.seeds_of(name, data.runs)), len(asked), runs)
 
 
 # --------------------------------------------------------------------------------------- tables
@@ -302,7 +309,7 @@ def in_short(data):
             lines.append(f"- {label[0].upper()}{label[1:]}: {part.progress}")
             continue
         found = outcomes(part)
-        cut = f" (cut at {len(part.seeds)} seeds)" if part.cut else ""
+        cut = f" ({part.cut})" if part.cut else ""
         if name == "b":
             confirmed = found[0][2].startswith("equal")
             mark = "" if confirmed else ", as an exploratory result"
@@ -334,10 +341,10 @@ def values(data, on_gpu):
     found = part.differences({"a-nam-gate-only": 1, "a-nam": -1})
     if not part.finished:
         return {
-            "gate only": f"its runs are under way: {len(found)} of {len(part.seeds)} pairs are "
-            f"finished {where}, and there is no verdict before all of part A is",
-            "gate only zh": f"训练还在进行：{where_zh} 的 {len(part.seeds)} 对中已完成 "
-            f"{len(found)} 对，Part A 全部完成之前不下结论",
+            "gate only": f"{len(found)} of {len(part.seeds)} pairs are finished so far {where}, "
+            "and there is no verdict before all of them are",
+            "gate only zh": f"到目前为止，{where_zh} 的 {len(part.seeds)} 对中完成了 "
+            f"{len(found)} 对，全部完成之前不下结论",
         }
     mean, (low, high) = statistics.mean(found), protocol.interval(found, 0.95)
     return {
@@ -388,24 +395,24 @@ def origins(data, page="runs2"):
 def tables(data, pilot_curves):
     """{name: text} of everything about the second round."""
     return {
-        **_tables(data, "round2", "runs2", "attention-round2"),
+        **_tables(data, "round2", "runs2", "attention-round2", "in Paddle"),
         "round2 repeat": repeat_table(data, pilot_curves) or "Not finished.",
     }
 
 
 def gpu_tables(data):
     """{name: text} of everything about the second round in PyTorch."""
-    return _tables(data, "gpu", "runs-gpu", "attention-gpu")
+    return _tables(data, "gpu", "runs-gpu", "attention-gpu", "in PyTorch")
 
 
-def _tables(data, prefix, page, picture):
+def _tables(data, prefix, page, picture, where):
     found = {
         "answers": in_short(data),
         "gates": gates_in_short(data),
         "origins": origins(data, page),
         "words": word_table(data),
         "figure": (
-            f"![Differences in pairs of the second round]({picture}.png)"
+            f"![Differences in pairs of the second round, {where}]({picture}.png)"
             if figure_rows(data)
             else ""
         ),
@@ -432,7 +439,7 @@ def figure_rows(data):
     return rows
 
 
-def figure(data, title="Round two: differences in pairs"):
+def figure(data, title="Round two in Paddle: differences in pairs"):
     """The differences in pairs with their intervals; None where there are none."""
     from experiments.evidence import difference, intervals
 

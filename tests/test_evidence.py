@@ -711,7 +711,7 @@ def test_what_the_questions_say_of_the_gate_alone():
     assert re.findall(r"[+-]?\d+(?:\.\d+)?", said["gate only"]) == numbers
     assert sorted(re.findall(r"[+-]?\d+(?:\.\d+)?", said["gate only zh"])) == sorted(numbers)
     data.runs = [row for row in data.runs if row["run"] != "a-nam-6"]
-    text = "5 of 6 pairs are finished in Paddle, and there is no verdict"
+    text = "5 of 6 pairs are finished so far in Paddle, and there is no verdict"
     assert text in round2.values(data, nothing)["gate only"]
     assert text in round2.values(data, data)["gate only"]
     whole = a_round(1)
@@ -817,7 +817,7 @@ def test_a_round_that_is_not_finished(tmp_path):
             cut={},
         )
         found = round2.tables(data, [])
-        assert "no verdict before all of them are" in found["round2 b"]
+        assert "no verdict before all of them are finished" in found["round2 b"]
         for line in found["round2 b"].splitlines():
             if line.startswith("| NAM -") or line.startswith("| constant ½ -"):
                 assert line.endswith("| no verdict |")
@@ -825,9 +825,9 @@ def test_a_round_that_is_not_finished(tmp_path):
         assert (round2.figure(data) is not None) == (len(runs) > 1)
         if len(runs) > 1:
             round2.figure(data).savefig(tmp_path / "figure.png")
-    assert "Part B: 29 of 30 runs finished" in found["round2 answers"]
+    assert "Part B: 29 of 30 runs finished so far" in found["round2 answers"]
     assert (
-        "| no verdict |" not in found["round2 c"] and "18 of 18 runs finished." in found["round2 c"]
+        "| no verdict |" not in found["round2 c"] and "All 18 runs finished." in found["round2 c"]
     )
 
 
@@ -838,7 +838,8 @@ def test_a_part_that_is_cut_is_judged_by_its_complete_seeds():
     data.cut = {"c": 7}
     part = round2.part_of("c", data)
     assert part.finished and len(round2.outcomes(part)[0][1]) == 7
-    assert "cut at 7 seeds" in part.progress and "(cut at 7 seeds)" in round2.in_short(data)
+    assert part.progress.startswith("cut after 7 of 9 seeds, for want of time; all 14 runs")
+    assert "(cut after 7 of 9 seeds)" in round2.in_short(data)
     assert "cut" not in round2.part_of("b", data).progress
 
 
@@ -850,8 +851,8 @@ def test_a_verdict_needs_four_seeds(seeds, runs):
     assert len(part.runs) == runs and part.finished == (seeds == 4)
     text = round2.tables(data, [])["round2 c"]
     said = {
-        4: "8 of 8 runs finished; cut at 4 seeds",
-        3: "need at least 4",
+        4: "Cut after 4 of 9 seeds, for want of time; all 8 runs finished.",
+        3: "needs at least 4",
         0: "Not made, for want",
     }
     assert said[seeds] in text
