@@ -232,7 +232,7 @@ def translated(output):
 # ----------------------------------------------------------------------------------- messages
 
 
-WITHIN_A_SENTENCE = r"(?:(?!\. ).)*?"
+WITHIN_A_SENTENCE = r"(?:(?!\. (?![-\d\]])).)*?"  # "[2. 1. 0.]" is within one
 A_NUMBER = r"[-−+]?\d[\d.,]*(?:e[-−+]?\d+)?"
 A_TIME = r"[\d hmins]+"
 # Names of gaps that hold numbers or times, and the messages that stand inside of others.

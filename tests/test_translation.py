@@ -181,6 +181,15 @@ def test_damage_is_named(pair, damage):
     assert any(problem in said for _, said in found), found
 
 
+def test_a_printed_message_with_numbers_of_numpy():
+    """Their points, "[2. 1. 0.]", do not end a sentence; other points do."""
+    said = (
+        "✗ 1.2: the weights are right, but look at gamma after the call: (2, -1, 1, 0) has become "
+    )
+    assert translation.line_in_chinese(said + "[2. 1. 0.]").endswith("变成了 [2. 1. 0.]")
+    assert "变成了" not in translation.line_in_chinese(said + "small. See lesson 1")
+
+
 def test_the_linter_of_chinese_text():
     fine = "批归一化有 2 个数：γ 和 β。设 `x = 1`，则 $W$ 为 ½（见第 2 课）。\n\n- “**门控**”"
     assert chinese.complaints(fine) == []
