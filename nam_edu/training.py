@@ -291,9 +291,10 @@ def _train(
         where = {"epoch": recorder.epoch, "epochs": recipe.epochs}
         if recorder.step:
             where.update(step=recorder.step, steps=len(batches))
-            print(
-                words("going on after epoch {epoch} of {epochs}, step {step} of {steps}", **where)
+            text = words(
+                "going on after epoch {epoch} of {epochs}, then step {step} of {steps}", **where
             )
+            print(text)
         else:
             print(words("going on after epoch {epoch} of {epochs}", **where))
 

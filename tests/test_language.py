@@ -184,7 +184,7 @@ def test_guesses_and_pictures(in_chinese, capsys):
     out = capsys.readouterr().out
     assert "你没有写下猜测" in out and "你的猜测：1   结果：3" in out and "完全正确" in out
     figure = plots.lines([0, 1, 2], {"γ": np.array([1.0, 3.0, 2.0])}, "epoch", "|γ|")
-    assert figure.alt == "|γ|，横轴 epoch：γ 1 至 2，最高 3。"
+    assert figure.alt == "|γ|，横轴 epoch：γ 从 1 到 2，最高 3。"
     assert translation.said_in_chinese("|γ| over epoch: γ from 1 to 2, highest 3.") == figure.alt
 
 
