@@ -37,7 +37,7 @@ WORDS = {
         "hide outputs": "收起输出",
         "show solution": "显示题解",
         "hide solution": "收起题解",
-        "idea": "要点",
+        "idea": "思想",
         "formula": "公式",
         "picture": "图",
         "questions": "三个问题",

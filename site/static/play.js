@@ -141,7 +141,7 @@
     },
     zh: {
       epochs: "轮数（每轮 391 步）", rate: "学习率的最大值", weightDecay: "权重衰减 λ", momentum: "动量 m",
-      penalty: "惩罚项 p", epoch: "轮", simulated: "逐步模拟", formula: "公式，不含惩罚项", end: "模拟结束时的 |γ|",
+      penalty: "惩罚项 p", epoch: "轮数", simulated: "逐步模拟", formula: "公式，不含惩罚项", end: "模拟结束时的 |γ|",
       say: (e, s, f) => `|γ| 在 ${e} 轮里从 1 往下走。模拟结束时是 ${s}；不含惩罚项的公式给出 ${f}。`,
     },
   };
@@ -205,7 +205,7 @@
     zh: {
       channels: "C，这一层的通道数", gamma: "这个通道的 γ（其余都是 1）", constant: "代替门控的常数",
       map: "特征图", gate: "门控", output: "门控 · 特征图", instead: "常数 · 特征图", mean: "门控的均值", spread: "门控的标准差",
-      difference: "两个输出之差（均方根）", share: "这个差占输出的比例",
+      difference: "两个输出之差（均方根）", share: "这个差相当于输出的百分之几",
       say: (a, b, c, d) => `8×8 像素的特征图，门控从 ${a} 到 ${b}；一边乘门控，一边乘常数 ${c}，两个输出相差 ${d} %。`,
     },
   };
