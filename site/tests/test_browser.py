@@ -78,6 +78,25 @@ def test_no_serious_violation_and_no_request_elsewhere(
     assert {origin for origin in asked if not origin.startswith("data:")} == {address}
 
 
+CUT_OFF = """() => [...document.querySelectorAll("article .katex-html, article pre, article table")]
+  .filter((e) => e.scrollWidth > e.clientWidth + 1)
+  .map((e) => e.textContent.trim().slice(0, 60))"""
+
+
+def test_nothing_is_cut_off_on_paper(chromium, site, address):
+    """Lessons and sheets, 180 mm wide: what scrolls on the screen cannot scroll there."""
+    page = chromium.new_page(viewport={"width": 680, "height": 1000})
+    page.emulate_media(media="print")
+    cut = {}
+    for name in pages(site):
+        if "/notebooks/" in name or "/sheets/" in name:
+            page.goto(f"{address}/{name}")
+            if found := page.evaluate(CUT_OFF):
+                cut[name] = found
+    page.close()
+    assert cut == {}
+
+
 def test_a_violation_is_seen(chromium):
     page = chromium.new_page()
     page.set_content(
