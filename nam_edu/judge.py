@@ -10,6 +10,7 @@ In each pair both networks start from the same weights, and see the same images 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import itertools
 import math
@@ -31,6 +32,7 @@ from .machinery.errors import ArgumentError
 from .machinery.language import words
 from .machinery.progress import counted
 from .recipes import OWN, build_network, change, own_name, random_numbers_kept
+from .resnet import resnet
 from .training import fit
 
 LOOK = 1000  # images on which the gates are measured
@@ -153,22 +155,50 @@ def with_own_numbers(f, seed):
     return attention
 
 
-def fingerprint(f, channels=8, size=(6, 6)):
-    """Eight digits that change with what the layers of f compute: their first weights, outputs and
-    gradients on maps of noise. The kept runs of a gate that was changed since are not its own.
+def slots_of(recipe):
+    """The (channels, size) of the attentions in a network of this recipe, each once, as a tuple."""
+    return _slots(recipe.depth, recipe.stem, recipe.width)
+
+
+@functools.lru_cache
+def _slots(depth, stem, width):
+    found = {}
+
+    def note(channels, size):
+        found[channels, tuple(size)] = True
+        return ConstantGate(0.5)
+
+    with random_numbers_kept(), paddle.utils.unique_name.guard():
+        resnet(depth, attention=note, stem=stem, width=width)
+    return tuple(found)
+
+
+def fingerprint(f, slots=((8, (6, 6)),)):
+    """Eight digits that change with what the layers of f compute in these slots: their first
+    weights, outputs and gradients on maps of noise. The kept runs of a gate that was changed since
+    are not its own.
 
     Raises ArgumentError for a layer that changes the shape of its map, and for one that makes
     something else of a 0 than 0: it adds, where a gate multiplies.
     """
+    f, numbers = with_own_numbers(f, 0), []
+    with paddle.utils.unique_name.guard(), random_numbers_kept():
+        paddle.seed(0)  # for layers that draw random numbers, such as dropout
+        for channels, size in slots:
+            numbers += _numbers_of(f(channels, size), channels, size)
+    return f"{zlib.crc32(' '.join(f'{n:.4g}' for n in numbers).encode()):08x}"
+
+
+def _numbers_of(layer, channels, size):
+    """What tells a layer from others; its weights are changed on the way."""
     rng = np.random.default_rng(0)
     x = paddle.to_tensor(rng.normal(size=(4, channels, *size)).astype(np.float32))
     x.stop_gradient = False
-    with paddle.utils.unique_name.guard():
-        layer = with_own_numbers(f, 0)(channels, size)
     numbers = [float(p.abs().sum()) for p in layer.parameters()]
     for parameter in layer.parameters():  # a weight that starts at 0 may hide what it multiplies
         noise = rng.normal(size=tuple(parameter.shape)).astype(np.float32)
-        parameter.set_value(parameter + paddle.to_tensor(noise))
+        if not parameter.stop_gradient:  # else a running variance, which would become negative
+            parameter.set_value(parameter + paddle.to_tensor(noise))
     for mode in (layer.train, layer.eval):
         mode()
         y = layer(x)
@@ -187,7 +217,7 @@ def fingerprint(f, channels=8, size=(6, 6)):
         slopes = [t.grad for t in (x, *layer.parameters()) if t.grad is not None]
         numbers += [float((y * weights).sum()), *(float(g.abs().sum()) for g in slopes)]
     holes = paddle.to_tensor(rng.random(tuple(x.shape)) < 0.7).astype("float32")
-    if float((layer(x.detach() * holes) * (1 - holes)).abs().max()) > 0:
+    if float((layer(x.detach() * holes) * (1 - holes)).abs().max()) != 0:
         raise ArgumentError(
             words(
                 "the layer adds something to its map: where the map is 0, what it gives out is "
@@ -195,7 +225,7 @@ def fingerprint(f, channels=8, size=(6, 6)):
                 "gate * x"
             )
         )
-    return f"{zlib.crc32(' '.join(f'{n:.4g}' for n in numbers).encode()):08x}"
+    return numbers
 
 
 def first_gate(recipe, f, split, seed):
@@ -227,7 +257,7 @@ def train_arm(attention, recipe, data, out, seed):
     """
     f = named(attention)
     name = re.sub(r"[^\w.]+", "-", f.__qualname__).strip("-")
-    folder = Path(out) / f"{name}-{fingerprint(f)}-{seed}"
+    folder = Path(out) / f"{name}-{fingerprint(f, slots_of(recipe))}-{seed}"
     f = with_own_numbers(f, seed)
     recipe = change(recipe, attention=own_name(f), seed=seed)
     with contextlib.redirect_stdout(io.StringIO()):  # of a kept run: "is finished"
@@ -276,7 +306,7 @@ def judge(
             words('constant must be a number above 0 or "own", not {constant!r}', constant=constant)
         )
     gate = named(attention)
-    fingerprint(gate)  # before anything is trained: it refuses what is no gate
+    fingerprint(gate, slots_of(recipe))  # before anything is trained: it refuses what is no gate
     archive = load_data(recipe.data if data is None else data)
     split = archive.test if split is None else split
     if constant == "own":

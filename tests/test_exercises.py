@@ -574,6 +574,12 @@ def my_spread(maps):
         "max((y / x).std((0, 2, 3)).mean() for x, y in maps.values())",
         "stand for themselves": "my_spread = lambda maps: "
         "np.concatenate([(y / x).ravel() for x, y in maps.values()]).std()",
+        "over all channels, not the largest": "my_spread = lambda maps: "
+        "max((y / x).std((0, 2, 3)).max() for x, y in maps.values())",
+        "over all images, not the largest": "my_spread = lambda maps: "
+        "max((y / x).std((1, 2, 3)).max() for x, y in maps.values())",
+        "divides by n - 1": (".std()", ".std(ddof=1)"),
+        "and no others": ("x != 0", "y != 0"),
     },
     "7.2": {
         "cost most": ("fixed.max", "fixed.min"),
@@ -612,6 +618,15 @@ def my_spread(maps):
         ),
         "each of them True or False": ("return alive, used, useful", "return 0.5, used, useful"),
         "3 results are wanted": ("return alive, used, useful", "return alive and used and useful"),
+        "not above half a point": ("0.95)[0] > 0", "0.95)[0] > 0.5"),
+        "whatever the gate costs": (
+            "return alive, used, useful",
+            "return alive, used, useful and used",
+        ),
+        "compare in pairs": (
+            "mean_interval(gated - constant, 0.95)[0] > 0",
+            "mean_interval(gated, 0.95)[0] > constant.mean()",
+        ),
         "used: not True where": ("return alive, used, useful", "return alive, True, useful"),
     },
     "7.4": {

@@ -226,6 +226,35 @@ def test_a_gate_that_was_changed_is_another_gate():
     assert (paddle.rand([3]).numpy() == expected).all()
 
 
+def test_a_gate_that_was_changed_where_a_network_is_wide():
+    """And nowhere else; and a gate with random numbers of its own is still the same gate."""
+
+    class Mine(nn.Layer):
+        def __init__(self, channels, times):
+            super().__init__()
+            self.mix = nn.Linear(channels, channels)
+            self.times = times if channels > 8 else 1.0
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x):
+            z = self.drop(self.mix(x.mean((2, 3))))
+            return x * F.sigmoid(self.times * z).reshape([*z.shape, 1, 1])
+
+    def mine(times):
+        return lambda channels, size: Mine(channels, times)
+
+    slots = module.slots_of(change(TINY, width=8))
+    assert [channels for channels, _ in slots] == [8, 16, 32, 64]
+    assert fingerprint(mine(1.0)) == fingerprint(mine(3.0))
+    marks = [fingerprint(mine(times), slots) for times in (1.0, 3.0, 1.0)]
+    assert marks[0] == marks[2] != marks[1]
+    assert len(module.slots_of(change(TINY, depth=50, stem="cifar"))) == 4
+    adds = "where the map is 0"
+    for width in range(1, 9):  # batch norms of every small width: no running variance below 0
+        with pytest.raises(ArgumentError, match=adds):
+            fingerprint(module.named("nam-gate-only"), [(width, (4, 4))])
+
+
 @pytest.mark.parametrize(
     "wrong, said",
     [

@@ -28,8 +28,11 @@ def exercise_7_1(answer):
         x = rng.normal(size=shape)
         gate = _sigmoid(scale * rng.normal(size=shape) + np.arange(shape[1])[:, None, None] / 4)
         maps[name] = x, gate * x
-    holes = {name: (x * (rng.random(x.shape) < 0.8)) for name, (x, _) in maps.items()}
-    with_holes = {name: (x, x * maps[name][1] / maps[name][0]) for name, x in holes.items()}
+    with_holes = {}
+    for name, (x, y) in maps.items():
+        holes = x * (rng.random(x.shape) < 0.8)
+        shut = rng.random(x.shape) < 0.05  # a gate may be 0
+        with_holes[name] = holes, np.where(shut, 0.0, holes * y / x)
 
     def of(what, over=max, given=maps):
         return float(over([what(x, y) for x, y in given.values()]))
@@ -81,6 +84,21 @@ def exercise_7_1(answer):
                     ),
                 ),
                 (
+                    of(lambda x, y: (y / x).std((0, 2, 3)).max()),
+                    Wrong("one standard deviation over all channels, not the largest of them"),
+                ),
+                (
+                    of(lambda x, y: (y / x).std((1, 2, 3)).max()),
+                    Wrong("one standard deviation over all images, not the largest of them"),
+                ),
+                (
+                    of(lambda x, y: (y / x).std(ddof=1)),
+                    Wrong(
+                        "that divides by n - 1, as for a sample of a few; here NumPy's std without "
+                        "ddof is asked for"
+                    ),
+                ),
+                (
                     np.concatenate([(y / x).ravel() for x, y in maps.values()]).std(),
                     Wrong("the blocks stand for themselves: the liveliest of them counts"),
                 ),
@@ -99,7 +117,7 @@ def exercise_7_1(answer):
     if not same(got, np.array(want), 1e-6):
         raise Wrong(
             "right, as long as no value of the input is 0; where it is, the gate is not known: "
-            "it is neither 0 nor any other number, so leave these values out"
+            "it is neither 0 nor any other number, so leave these values out, and no others"
         )
     return right("the judge looks at any gate in this way, and need not know its rule.")
 
@@ -110,7 +128,7 @@ def exercise_7_2(answer):
     fixed = np.array([[70.0, 68.5, 60.0, 69.0], [66.0, 60.0, 73.0, 69.5], [71.0, 50.0, 73.5, 40.0]])
     got = finite(numbers(call(answer, gated, fixed), (4,)))
     if same(got, gated - fixed.max(0), 1e-6):
-        return right("a gate is not used because somebody chose a bad constant.")
+        return right("a gate must not be called used only because somebody chose a bad constant.")
     refuse(
         got,
         [
@@ -166,6 +184,9 @@ def exercise_7_3(answer):
         ([58, 57, 59.5, 58], [59, 59, 59, 60], [0.01, 0.02, 0.1, 0.01], [0.2, 0.3, 0.25, 0.2]),
         ([60.1, 63, 60.2, 60.1], [60] * 4, [0.3] * 4, [0.6, 0.6, 4, 0.6]),
         ([57, 57.5, 56.8, 57.2], [60] * 4, [0.01] * 4, [0.1, 0.2, 1.0, 0.3]),
+        ([60.3, 63.4, 58.2, 61.35], [60, 63, 58, 61], [0.01] * 4, [0.1, 0.2, 0.1, 0.15]),
+        ([62.0, 65.1, 60.2, 63.05], [60, 63, 58, 61], [0.2] * 4, [2, 3, 2.5, 2.2]),
+        ([62.1, 65.2, 60.1, 63.05], [60, 63, 58, 61], [0.2] * 4, [0.1, 0.2, 0.1, 0.15]),
     ]
     tables = [tuple(np.array(column, float) for column in table) for table in tables]
 
@@ -219,6 +240,18 @@ def exercise_7_3(answer):
             ([(c > 0.5).all() for *_, c in tables], Wrong("used: the interval of the mean counts")),
         ],
         2: [
+            (
+                [useful(g - k, above=0.5) for g, k, _, _ in tables],
+                Wrong("useful: the interval is to lie above 0, not above half a point"),
+            ),
+            (
+                [useful(g - k) and used(c) for g, k, _, c in tables],
+                Wrong("useful: that is a question of its own, whatever the gate costs"),
+            ),
+            (
+                [low(g, 0.95) > k.mean() for g, k, _, _ in tables],
+                Wrong("useful: compare in pairs, each network with the other of its seed"),
+            ),
             (
                 [(g - k).mean() > 0 for g, k, _, _ in tables],
                 Wrong("useful: the mean gain alone does not say how sure it is; take its interval"),
@@ -294,7 +327,10 @@ def exercise_7_4(answer):
             [
                 (
                     alike + x,
-                    Wrong("two things are wrong: all images get the same gate, and it is added"),
+                    Wrong(
+                        "two things are wrong: compare the gates of two images, and give the layer "
+                        "a map of zeros"
+                    ),
                 ),
                 (
                     alike * x,
@@ -372,8 +408,8 @@ def exercise_7_5(answer):
         (
             [math.floor(times / 4 / 0.05) for times in cases],
             Wrong(
-                "that is the straight line, times / (4 C); the sigmoid is a little flatter: "
-                "simulate it"
+                "that is the straight line, times / (4 C), or a simulation with few numbers; the "
+                "sigmoid is a little flatter: simulate it with 100,000"
             ),
             0,
         ),
