@@ -86,7 +86,9 @@ def parser(options=()):
         help="top-1 and top-5 of a run on the test images",
         description="Evaluate a run, or a weights file, on the test images of its data.",
     )
-    evaluate.add_argument("run", nargs="?", metavar="FOLDER", help="folder of a run")
+    evaluate.add_argument(
+        "run", nargs="?", metavar="FOLDER", help="folder of a run, or 'shipped', 'shipped-none'"
+    )
     evaluate.add_argument("--data", metavar="DATA", help="other data than the run was trained on")
     evaluate.add_argument(
         "--best",
@@ -182,8 +184,10 @@ def command_evaluate(args):
         raise ArgumentError("give the folder of a run, or --weights FILE")
     _quiet_setup()
     from .evaluation import evaluate
+    from .runs import SHIPPED_NAMES
     from .training import load_data, load_network, open_run
 
+    args.weights = args.weights or (args.run if args.run in SHIPPED_NAMES else None)
     if args.weights:
         network, recipe = load_network(args.weights)
     else:
@@ -218,9 +222,13 @@ def command_evaluate(args):
 def command_gamma(args):
     _quiet_setup()
     from .evaluation import gamma_table
+    from .runs import SHIPPED_NAMES
     from .training import open_run, shipped
 
-    run = shipped() if args.run == "shipped" else open_run(args.run)
+    if args.run in SHIPPED_NAMES:
+        run = shipped("none" if args.run == "shipped-none" else "nam")
+    else:
+        run = open_run(args.run)
     if not run.gamma_history:
         raise ArgumentError(
             f"the network of {args.run} has no NAM layer (attention {run.recipe.attention})"

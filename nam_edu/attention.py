@@ -11,6 +11,7 @@ The printed equations stop at the gate M; as in the authors' code, the layers re
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral
 
 import paddle
 import paddle.nn as nn
@@ -123,7 +124,7 @@ class SpatialNAM(nn.Layer):
 
     def __init__(self, size, *, detach_weights=False):
         super().__init__()
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = (size, size) if isinstance(size, Integral) else size
         self.size = (int(height), int(width))
         # Pixels take the place of channels: they are the last axis of (N, C, 1, H*W).
         self.bn = FoldedBatchNorm(
@@ -133,6 +134,10 @@ class SpatialNAM(nn.Layer):
     def logits(self, x):
         """W * BN_s(x), (N, C, H, W) -> (N, C, H, W); the gate Ms(x) is their sigmoid."""
         _refuse_replaced(self.bn, "SpatialNAM")
+        if x.ndim != 4:
+            raise ValueError(
+                words("SpatialNAM takes maps (N, C, H, W), not {shape}", shape=tuple(x.shape))
+            )
         _, channels, *seen = x.shape
         height, width = self.size
         if tuple(seen) != self.size:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .machinery.errors import ArgumentError
+from .machinery.language import words
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -32,8 +35,17 @@ class Augmentation:
     def __call__(self, images, rng):
         """Augment uint8 images (N, 3, H, W) -> uint8 (N, 3, H, W) with a numpy Generator.
 
-        The same generator state gives the same images.
+        The same generator state gives the same images. Raises ArgumentError for other images.
         """
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ArgumentError(
+                words(
+                    "images of kind uint8 and shape (N, 3, H, W) are wanted, not {kind} {shape}: "
+                    "augment first, then normalise",
+                    kind=images.dtype,
+                    shape=images.shape,
+                )
+            )
         n = len(images)
         # All numbers are drawn whether used or not: a switch changes its own step only.
         top, left = rng.integers(0, 2 * self.crop_padding + 1, (2, n))

@@ -125,6 +125,8 @@ def save_weights(network, path, meta=None):
     if path.suffix == ".npz":
         write_arrays(path, state_arrays(network), meta or {})
     elif path.suffix == ".pdparams":
+        if meta:
+            raise CheckpointError(words("{path}: only an .npz can carry meta", path=path))
         import paddle
 
         buffer = io.BytesIO()
@@ -210,7 +212,8 @@ def assign(network, arrays):
 
 
 def load_weights(network, path):
-    """Load weights into a network, all of them or none, and return the file's meta.
+    """Load weights into a network, all of them or none, and return the file's meta. Where the file
+    says how its images were normalised, the network's `normalization` becomes that.
 
     path: a *.pdparams of this package or of the original tutorial, or an *.npz.
     Raises CheckpointError when the file is missing, damaged, would run code, or belongs to another
@@ -218,6 +221,9 @@ def load_weights(network, path):
     """
     arrays, meta = read_weights(path)
     assign_all(network, arrays, path)
+    recipe = meta.get("recipe")
+    if isinstance(recipe, dict) and recipe.get("mean") and recipe.get("std"):
+        network.normalization = tuple(recipe["mean"]), tuple(recipe["std"])
     return meta
 
 

@@ -179,7 +179,7 @@ def normalise(images, mean, std):
     shape = (1, -1, 1, 1)
     scale = (1 / (255.0 * np.asarray(std))).astype(np.float32).reshape(shape)
     shift = (-np.asarray(mean) / np.asarray(std)).astype(np.float32).reshape(shape)
-    out = images * scale
+    out = np.multiply(images, scale, dtype=np.float32)
     out += shift
     return out
 

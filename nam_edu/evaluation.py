@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import paddle
@@ -17,7 +18,8 @@ import paddle.nn.functional as F
 
 from .attention import ChannelNAM, nam_layers
 from .baselines import ChannelNAMGateOnly, ConstantGate
-from .data import normalise
+from .data import Split, normalise
+from .machinery.errors import ArgumentError
 from .machinery.inference import inference_mode, outputs
 from .machinery.language import words
 from .resnet import BasicBlock, BottleneckBlock, ResNet
@@ -166,8 +168,11 @@ def student_t(n, confidence=0.95):
 
 
 def mean_interval(values, confidence=0.95):
-    """The interval of the mean of at least two values by Student's t: (low, high)."""
+    """The interval of the mean of at least two values by Student's t: (low, high). Raises
+    ValueError for fewer, and for NaN or infinity among them."""
     values = np.asarray(values, float)
+    if not np.isfinite(values).all():
+        raise ValueError(words("a value is NaN or infinite: there is no interval of these"))
     half = student_t(len(values), confidence) * values.std(ddof=1) / math.sqrt(len(values))
     return float(values.mean() - half), float(values.mean() + half)
 
@@ -194,6 +199,15 @@ def verdict(values, margin):
 def predict(network, images, batch_size=256):
     """Logits of uint8 images: (N, 3, 32, 32) -> (N, classes) float32, in inference mode, with the
     normalisation that the network carries."""
+    if not isinstance(network, nn.Layer):
+        raise TypeError(
+            words(
+                "a network is wanted, not {kind}: of a run take run.network",
+                kind=type(network).__name__,
+            )
+        )
+    if not len(images):
+        raise ValueError(words("there are no images"))
     batches = (
         paddle.to_tensor(normalise(images[start : start + batch_size], *network.normalization))
         for start in range(0, len(images), batch_size)
@@ -206,12 +220,19 @@ def predict(network, images, batch_size=256):
 def evaluate(network, split, batch_size=256):
     """Evaluate a network on a split in one pass, and return an `Evaluation`.
 
-    Raises ValueError when the network has not one logit per class or gives NaN.
+    Raises ArgumentError, a ValueError, when the network has not one logit per class or gives NaN.
     """
+    if not isinstance(split, Split):
+        raise TypeError(
+            words(
+                "a Split is wanted, not {kind}: of an Archive take archive.test",
+                kind=type(split).__name__,
+            )
+        )
     logits = predict(network, split.images, batch_size)
     classes = len(split.fine_names)
     if logits.shape[1] != classes:
-        raise ValueError(
+        raise ArgumentError(
             words(
                 "the network has {count} logits but the data has {classes} classes: build it "
                 "with num_classes={classes}",
@@ -221,7 +242,7 @@ def evaluate(network, split, batch_size=256):
         )
     if np.isnan(logits).any():
         image = int(np.isnan(logits).any(1).argmax())
-        raise ValueError(
+        raise ArgumentError(
             words(
                 "the network gives NaN for image {image}: its weights are damaged or its "
                 "training diverged",
@@ -516,9 +537,25 @@ def slot_gates(network, images, batch_size=256):
 
 def constant_gates(network, values):
     """Inside `with constant_gates(network, 0.5):` the attention of every block, whatever it is, is
-    a constant gate. values: one number for all, or {name of the block: number} for some."""
-    if not isinstance(values, dict):
-        values = {name: values for name, _ in blocks(network)}
+    a constant gate. values: one number for all, or {name of the block: number} for some. Raises
+    ValueError for other names and values, and for a network without such blocks."""
+    names = [name for name, _ in blocks(network)]
+    if not names:
+        raise ValueError(words("the network has no residual block of nam_edu.resnet with a gate"))
+    values = values if isinstance(values, dict) else dict.fromkeys(names, values)
+    for name, value in values.items():
+        if name not in names:
+            raise ValueError(
+                words(
+                    "no block is called {name!r}: choose one of {names}",
+                    name=name,
+                    names=", ".join(names),
+                )
+            )
+        if not isinstance(value, Real):
+            raise ValueError(
+                words("the gate of {name} must be a number, not {value!r}", name=name, value=value)
+            )
     return _in_place_of(
         network, {f"{name}.attention": ConstantGate(value) for name, value in values.items()}
     )

@@ -16,7 +16,9 @@ import itertools
 import math
 import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,7 @@ import paddle
 
 from . import plots
 from .baselines import ConstantGate, build_attention
-from .data import channel_statistics, load_data
+from .data import Split, channel_statistics, load_data
 from .evaluation import constant_gates, mean_interval, predict, slot_gates
 from .findings import ALIVE, MARGIN_2, used, useful
 from .machinery.checks import whole_number
@@ -296,12 +298,23 @@ def judge(
 
     Raises ArgumentError for what cannot be judged, and what `fit` raises.
     """
+    if not isinstance(seeds, Iterable) or isinstance(seeds, str):
+        raise ArgumentError(
+            words("seeds must be a list of whole numbers, not {seeds!r}", seeds=seeds)
+        )
+    if not isinstance(split, (Split, type(None))):
+        raise ArgumentError(
+            words(
+                "a Split is wanted, not {kind}: of an Archive take archive.test",
+                kind=type(split).__name__,
+            )
+        )
     seeds = [whole_number("each of seeds", seed, 0) for seed in seeds]
     if len(seeds) < 2 or len(set(seeds)) < len(seeds):
         raise ArgumentError(
             words("a judge needs two seeds or more, each of them once, not {seeds}", seeds=seeds)
         )
-    if constant != "own" and not (isinstance(constant, (int, float)) and 0 < constant < math.inf):
+    if constant != "own" and not (isinstance(constant, Real) and 0 < constant < math.inf):
         raise ArgumentError(
             words('constant must be a number above 0 or "own", not {constant!r}', constant=constant)
         )

@@ -251,7 +251,7 @@ def bars(names, groups, xlabel, ylabel, title="", *, horizontal=False, labels=No
     for i, (label, values) in enumerate(groups.items()):
         place = at + (i - (len(groups) - 1) / 2) * thick
         draw = axis.barh if horizontal else axis.bar
-        container = draw(place, values, thick * 0.92, color=COLOURS[i], label=label)
+        container = draw(place, values, thick * 0.92, color=COLOURS[i % 8], label=label)
         if labels is not None:
             axis.bar_label(
                 container, labels if len(groups) == 1 else labels[label], padding=2, fontsize=8
@@ -295,7 +295,7 @@ def histograms(
                 density=True,
                 histtype="stepfilled",
                 alpha=0.25,
-                color=COLOURS[i],
+                color=COLOURS[i % 8],
             )
             axis.hist(
                 np.ravel(values),
@@ -303,7 +303,7 @@ def histograms(
                 density=True,
                 histtype="step",
                 label=label,
-                color=COLOURS[i],
+                color=COLOURS[i % 8],
                 linewidth=1.4,
             )
         said = [
@@ -364,9 +364,15 @@ def scatter(x, y, xlabel, ylabel, title="", *, diagonal=False):
     return figure
 
 
+def _refuse_nothing(given, said):
+    if not len(given):
+        raise ValueError(said)
+
+
 @styled
 def images(pictures, titles=None, columns=10, *, size=None):
     """A grid of images (3, H, W) uint8, or maps (H, W), each with a title."""
+    _refuse_nothing(pictures, words("there are no images"))
     rows = -(-len(pictures) // columns)
     size = size or PAGE / columns
     title_lines = max((str(t).count("\n") + 1 for t in titles), default=0) if titles else 0
@@ -769,6 +775,7 @@ def spreads(groups, xlabel, *, band=None, band_label=""):
 def training_curves(log, title=""):
     """Cross-entropy and top-1 of a run's log, epoch by epoch: training images, and those that it
     was evaluated on."""
+    _refuse_nothing(log, words("no epoch is finished yet"))
     epochs, held_out = [row["epoch"] for row in log], log[0]["evaluated_on"]
     figure, axes = _figure(1, 2, height=2.7)
     for axis, what, label in (
@@ -966,6 +973,7 @@ def gamma_heatmap(history, title=""):
 @styled
 def gate_ranges(gates, title=""):
     """The smallest, the mean and the largest gate of each layer, {name: evaluation.Gate}."""
+    _refuse_nothing(gates, words("the network has no NAM layer"))
     figure, axes = _figure(height=0.7 + 0.24 * len(gates))
     axis = axes[0, 0]
     spans = {name: gate.high - gate.low for name, gate in gates.items()}
@@ -1059,6 +1067,7 @@ def gamma_explorer(history, expected=None):
     """
     from IPython.display import display
 
+    _refuse_nothing(history, words("the network has no NAM layer"))
     names, epochs = list(history), len(next(iter(history.values()))) - 1
 
     def picture(layer, epoch):
@@ -1157,6 +1166,7 @@ def weights_by_layer(history, title=""):
     point is a channel, and its weight W times C; 1 is an equal share."""
     from .evaluation import weight_shares  # late: it loads Paddle
 
+    _refuse_nothing(history, words("the network has no NAM layer"))
     figure, axes = _figure(height=2.9)
     axis = axes[0, 0]
     shares = {

@@ -267,7 +267,11 @@ def _described(attention):
 
 def _qualified_name(f):
     if isinstance(f, functools.partial):
-        fixed = [*map(repr, f.args), *(f"{k}={v!r}" for k, v in f.keywords.items())]
+
+        def said(value):  # of a function the name: its repr has an address
+            return _qualified_name(value) if callable(value) else repr(value)
+
+        fixed = [*map(said, f.args), *(f"{k}={said(v)}" for k, v in f.keywords.items())]
         return f"{_qualified_name(f.func)}({', '.join(fixed)})"
     return getattr(f, "__qualname__", None) or type(f).__qualname__
 

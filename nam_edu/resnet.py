@@ -152,6 +152,10 @@ class ResNet(nn.Layer):
             whole_number(name, value)
         block, counts = DEPTHS[depth]
         self.normalization = (CIFAR100_MEAN, CIFAR100_STD)
+        if in_channels != 3:  # of all colours together
+            self.normalization = tuple(
+                (sum(values) / 3,) * in_channels for values in self.normalization
+            )
 
         if stem == "imagenet":
             self.conv1 = nn.Conv2D(in_channels, width, 7, stride=2, padding=3, bias_attr=False)

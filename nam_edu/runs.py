@@ -34,12 +34,27 @@ class Run:
 
     @cached_property
     def network(self):
+        self._refuse_another_run()
         return self._load(*newest_state(self.folder))
 
     @cached_property
     def best(self):
+        self._refuse_another_run()
         path = self.folder / "best.npz"
         return self._load(*checkpoint.read_weights(path)) if path.exists() else self.network
+
+    def _refuse_another_run(self):
+        """Weights are read when they are asked for: by then the folder may be gone, or hold the
+        weights of a later run."""
+        there = (self.folder / "run.json").exists() and read_about(self.folder) == self.about
+        if not there or newest_state(self.folder) is None:
+            raise TrainingError(
+                words(
+                    "{folder} does not hold this run any more: ask for its network before "
+                    "another run takes the folder, or train that into a folder of its own (out=)",
+                    folder=self.folder,
+                )
+            )
 
     def _load(self, arrays, meta):
         network = build_network(self.recipe, self.attention)
@@ -55,7 +70,7 @@ def open_run(folder, attention=None):
     can be read without it. Raises TrainingError where there is no run, nothing was saved yet, or
     the callable is not the one that the run was trained with.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     about = read_about(folder)
     state = newest_state(folder)
     if state is None:
@@ -76,9 +91,10 @@ def open_run(folder, attention=None):
 
 def saved_recipe(folder):
     """The recipe of the run in a folder; raises TrainingError where there is none."""
-    return recipe_of(read_about(folder)["recipe"])
+    return recipe_of(read_about(Path(folder).expanduser())["recipe"])
 
 
+SHIPPED_NAMES = ("shipped", "shipped-none")  # of the command line
 SHIPPED = Path(__file__).resolve().parent / "weights"  # the runs that come with the package
 
 
@@ -106,7 +122,7 @@ def load_network(path, attention=None):
     ResNet-50-NAM. attention: the callable of a network whose attention is not in the registry.
     Raises CheckpointError, and TrainingError without that callable.
     """
-    if path in ("shipped", "shipped-none"):
+    if path in SHIPPED_NAMES:
         run = shipped("none" if path == "shipped-none" else "nam")
         return run.network, run.recipe
     arrays, meta = checkpoint.read_weights(path)
@@ -117,6 +133,18 @@ def load_network(path, attention=None):
             words("{path}: its recipe cannot be used: {error}", path=path, error=error)
         ) from None
     network = build_network(recipe, attention)
-    checkpoint.assign_all(network, arrays, path)
+    try:
+        checkpoint.assign_all(network, arrays, path)
+    except checkpoint.CheckpointError:
+        if "recipe" in meta or Path(path).suffix != ".npz":
+            raise
+        raise checkpoint.CheckpointError(
+            words(
+                "{path} carries no recipe, and is not of the original tutorial's network: give the "
+                "folder of its run, or save it with its recipe, {how}",
+                path=path,
+                how="save_weights(network, path, {'recipe': dataclasses.asdict(recipe)})",
+            )
+        ) from None
     network.eval()
     return network, recipe

@@ -85,11 +85,12 @@ def build_optimizer(recipe, network, steps_per_epoch):
     `optimizer._learning_rate.step()` moves the rate on after each step; `paddle.Model` does that by
     itself. NAM's own scale factors decay by weight_decay * gamma_decay.
     """
-    if recipe.gamma_decay != 1:
-        for _, layer in nam_layers(network):
-            layer.bn.weight.regularizer = paddle.regularizer.L2Decay(
-                recipe.weight_decay * recipe.gamma_decay
-            )
+    for _, layer in nam_layers(network):
+        layer.bn.weight.regularizer = (  # None: that of all parameters
+            None
+            if recipe.gamma_decay == 1
+            else paddle.regularizer.L2Decay(recipe.weight_decay * recipe.gamma_decay)
+        )
     schedule = paddle.optimizer.lr.LambdaDecay(
         1.0, lambda step: learning_rate(recipe, step, steps_per_epoch)
     )
@@ -154,6 +155,21 @@ def fit(
     Raises TrainingError (see the message; `Stopped` after Ctrl-C or SIGTERM), ArchiveError for the
     data.
     """
+    if not isinstance(recipe, Recipe):
+        raise TrainingError(
+            words(
+                'recipe must be a Recipe, as recipe("quick") gives one, not {kind}',
+                kind=type(recipe).__name__,
+            )
+        )
+    if not isinstance(data, (Archive, str, os.PathLike, type(None))):
+        raise TrainingError(
+            words(
+                "data must be an Archive, a path, or the name of a data set, not {kind}",
+                kind=type(data).__name__,
+            )
+        )
+    callbacks = list(callbacks)
     if attention is not None:
         name = own_name(attention)
         if recipe.attention in ATTENTIONS:
@@ -181,7 +197,7 @@ def fit(
     if ranks > 1:
         paddle.distributed.init_parallel_env()
         progress = progress and rank == 0
-    folder = Path(out)
+    folder = Path(out).expanduser()
     fingerprint = zlib.crc32(train.fine.tobytes(), zlib.crc32(np.ascontiguousarray(train.images)))
     with locked(folder) if rank == 0 else contextlib.nullcontext():
         if rank == 0 and not prepare_folder(folder, recipe, fingerprint, resume, overwrite):
@@ -238,6 +254,15 @@ def _cut(archive, recipe):
     held_out, rows = rows[: recipe.validation], rows[recipe.validation :]
     if recipe.train_images:
         rows = rows[: recipe.train_images]
+    if not len(rows):
+        raise TrainingError(
+            words(
+                "{validation} of {count} images are held out, and none is left to train on: lower "
+                "--validation (validation)",
+                validation=recipe.validation,
+                count=len(archive.train),
+            )
+        )
     if len(rows) < recipe.batch_size:
         raise TrainingError(
             words(

@@ -36,6 +36,7 @@ def right(message, **values):
 def check(number, answer):
     """Check an answer to exercise `number` ("1.1"), print what is wrong or that it is right, and
     return True or False."""
+    number = str(number).strip()
     if number not in CHECKERS:
         there = ", ".join(CHECKERS)
         print(

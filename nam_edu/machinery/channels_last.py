@@ -22,6 +22,8 @@ from ..attention import NAM, ChannelNAM, FoldedBatchNorm, SpatialNAM
 from ..baselines import ConstantGate
 from . import onednn
 from .convolution import LARGEST_MAP, conv2d, folded_conv2d, made_of, switched_off
+from .errors import ArgumentError
+from .language import words
 from .operation import Operation
 
 MANY = 1 << 18  # numbers of a map; for fewer, Paddle's own passes take less time than ours to start
@@ -242,6 +244,7 @@ def _in_few_passes(bn, x):
         and bn._data_format == "NCHW"
         and bn.weight is not None
         and bn.bias is not None
+        and bn.weight.shape[0] == x.shape[-1]
         and onednn.available()
         and onednn.fast_channels(x)
     )
@@ -413,10 +416,10 @@ def _end_of_block(layers, attention, x, shortcut, last):
         and (attention.training or not paddle.is_grad_enabled())
         and x.shape == shortcut.shape
     )
-    if not (few_passes and _is_fast_gate(attention)):
+    if not (few_passes and _is_fast_gate(attention, shortcut.shape[-1])):
         for layer in layers:
             x = _computed(layer, x, last)
-        x = _computed(attention, x, last)
+        x = _attended(attention, x, last)
         if few_passes and x.shape == shortcut.shape:
             return onednn.add_relu(x, shortcut)
         return F.relu(x + shortcut)
@@ -430,13 +433,34 @@ def _end_of_block(layers, attention, x, shortcut, last):
     return onednn.gate(bn, x, *_folded(bn), shortcut, moments)
 
 
-def _is_fast_gate(attention):
-    """Whether this is NAM's gate of the channels, and nothing else, as oneDNN can do it."""
+def _attended(attention, x, last):
+    """attention(x) in the layout of x. Raises ArgumentError where it is a layer of somebody's own
+    that does not keep the shape of its map."""
+    if is_plain(attention):
+        return _computed(attention, x, last)
+    given = _turned(x, last, False)
+    y = attention(given)
+    if paddle.in_dynamic_mode():
+        if not isinstance(y, paddle.Tensor) or y.shape != given.shape:
+            raise ArgumentError(
+                words(
+                    "the layer makes {after} of a map of shape {before}: an attention keeps the "
+                    "shape of its map",
+                    after=tuple(y.shape) if isinstance(y, paddle.Tensor) else type(y).__name__,
+                    before=tuple(given.shape),
+                )
+            )
+    return _turned(y, False, last)
+
+
+def _is_fast_gate(attention, channels):
+    """Whether this is NAM's gate of so many channels, and nothing else, as oneDNN can do it."""
     return (
         is_plain(attention, NAM)
         and attention.spatial is None
         and is_plain(attention.channel, ChannelNAM)
         and is_plain(attention.channel.bn, FoldedBatchNorm)
         and attention.channel.bn._data_format == "NCHW"
+        and attention.channel.bn.weight.shape[0] == channels
         and (attention.channel.bn.training or not paddle.is_grad_enabled())
     )

@@ -46,6 +46,7 @@ class Split:
     superclass_of: np.ndarray | None = None
 
     def __post_init__(self):
+        _refuse_what_is_no_split(self)
         table = (
             np.full(100, -1, np.int64)
             if self.superclass_of is None
@@ -64,6 +65,25 @@ class Split:
         return replace(
             self, images=self.images[rows], fine=self.fine[rows], coarse=self.coarse[rows]
         )
+
+
+def _refuse_what_is_no_split(split):
+    images, labels = split.images, (split.fine, split.coarse)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise ArchiveError(
+            f"images must be uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}"
+        )
+    if any(np.shape(values) != (len(images),) for values in labels):
+        raise ArchiveError(
+            f"there are {len(images)} images, but {len(split.fine)} fine and {len(split.coarse)} "
+            "coarse labels: each image needs one of both"
+        )
+    for values, count, kind in zip(labels, (100, 20), ("fine", "coarse")):
+        if len(values) and not 0 <= np.min(values) <= np.max(values) < count:
+            raise ArchiveError(
+                f"{kind} labels lie between 0 and {count - 1}, but there is one of "
+                f"{np.min(values) if np.min(values) < 0 else np.max(values)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -298,10 +318,21 @@ def write_archive(path, archive):
             b"coarse_labels": [int(v) for v in split.coarse],
         }
 
+    def in_bytes(name):
+        try:
+            return str(name).encode("latin-1")
+        except UnicodeEncodeError:
+            raise ArchiveError(
+                f"the class {name!r} cannot be written: the format takes Latin letters only"
+            ) from None
+
+    for names, count in ((archive.fine_names, 100), (archive.coarse_names, 20)):
+        if len(names) != count:
+            raise ArchiveError(f"there are {len(names)} names of classes, the format has {count}")
     contents = {
         "meta": {
-            b"fine_label_names": [str(n).encode("latin-1") for n in archive.fine_names],
-            b"coarse_label_names": [str(n).encode("latin-1") for n in archive.coarse_names],
+            b"fine_label_names": [in_bytes(n) for n in archive.fine_names],
+            b"coarse_label_names": [in_bytes(n) for n in archive.coarse_names],
         },
         "test": split_content(archive.test),
         "train": split_content(archive.train),

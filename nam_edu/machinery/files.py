@@ -16,7 +16,7 @@ def new_file(target):
     It is written under another name in the same folder, flushed to the disk, and renamed; whatever
     goes wrong before that leaves the old `target` as it was.
     """
-    target = Path(target)
+    target = Path(target).expanduser()
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:

@@ -59,8 +59,12 @@ class Recorder(Callback):
 
     def save(self):
         arrays = {f"network/{n}": a for n, a in checkpoint.state_arrays(self.network).items()}
-        state = self.optimizer.state_dict()
-        arrays.update({ours: state[theirs].numpy() for ours, theirs in self._velocities()})
+        state, parameters = self.optimizer.state_dict(), dict(self.network.named_parameters())
+        for ours, theirs in self._velocities():
+            name = ours[len("optimizer/") : -len(".velocity")]
+            # Paddle has none for a parameter that no gradient reached so far: it stands still.
+            still = np.zeros(parameters[name].shape, np.float32)
+            arrays[ours] = state[theirs].numpy() if theirs in state else still
         arrays.update({f"gamma/{n}": np.stack(rows) for n, rows in self.gamma.items()})
         meta = {
             "epoch": self.epoch,

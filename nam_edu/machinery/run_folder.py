@@ -103,6 +103,8 @@ def prepare_folder(folder, recipe, fingerprint, resume, overwrite):
     for path in _leftovers(folder):
         path.unlink(missing_ok=True)
     has_run = (folder / "run.json").exists()
+    if has_run and not any((folder / name).exists() for name in ("last.npz", "previous.npz")):
+        overwrite, resume = True, False  # it failed before it saved anything: nothing is lost
     if has_run and resume:
         about = read_about(folder)
         saved = recipe_of(about["recipe"])
