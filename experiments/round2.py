@@ -339,8 +339,10 @@ def values(data, on_gpu):
     if not part.finished:
         part, where, where_zh = part_of("a", data), "in Paddle", "用 Paddle"
     found = part.differences({"a-nam-gate-only": 1, "a-nam": -1})
+    contrasts = contrast_values(part_of("a", data))
     if not part.finished:
         return {
+            **contrasts,
             "gate only": f"{len(found)} of {len(part.seeds)} pairs are finished so far {where}, "
             "and there is no verdict before all of them are",
             "gate only zh": f"到目前为止，{where_zh} 的 {len(part.seeds)} 对中完成了 "
@@ -348,11 +350,32 @@ def values(data, on_gpu):
         }
     mean, (low, high) = statistics.mean(found), protocol.interval(found, 0.95)
     return {
+        **contrasts,
         "gate only": f"{where} the gate alone differs from NAM by {mean:+.2f} points of top-1 over "
         f"{len(found)} seeds (95 % interval {low:+.2f} to {high:+.2f})",
         "gate only zh": f"{where_zh} 训练 {len(found)} 个种子，只返回门控的网络与 NAM 平均相差 "
         f"{mean:+.2f} 个百分点（95 % 置信区间 {low:+.2f} 至 {high:+.2f}）",
     }
+
+
+SHORT = {  # contrasts of part A: what the pages call their values
+    "initial scale ½ - 1 (2x2)": "a scale",
+    "gate ½ - 1 at the same initial scale (2x2)": "a gate",
+    "NAM, W times C - constant ½": "a moving",
+}
+
+
+def contrast_values(part):
+    """{name: "+2.0 (95 %: +1.0 to +3.0)"} of some contrasts of part A, and in Chinese."""
+    said = {}
+    for title, name in SHORT.items():
+        found = part.differences(protocol.CONTRASTS[title])
+        said[name] = said[f"{name} zh"] = "?"
+        if len(found) > 1:
+            mean, (low, high) = statistics.mean(found), protocol.interval(found, 0.95)
+            said[name] = f"{mean:+.2f} (95 %: {low:+.2f} to {high:+.2f})"
+            said[f"{name} zh"] = f"{mean:+.2f}（95 %：{low:+.2f} 至 {high:+.2f}）"
+    return said
 
 
 def gates_in_short(data):

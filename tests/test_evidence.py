@@ -710,6 +710,13 @@ def test_what_the_questions_say_of_the_gate_alone():
     said = {n: text.replace("top-1", "") for n, text in round2.values(nothing, data).items()}
     assert re.findall(r"[+-]?\d+(?:\.\d+)?", said["gate only"]) == numbers
     assert sorted(re.findall(r"[+-]?\d+(?:\.\d+)?", said["gate only zh"])) == sorted(numbers)
+    top1 = {row["run"]: float(row["top1"]) for row in data.runs}
+    d = np.array([top1[f"a-nam-times-c-{s}"] - top1[f"a-half-{s}"] for s in protocol.SEEDS["a"]])
+    low, high = stats.t.interval(0.95, len(d) - 1, d.mean(), stats.sem(d))
+    both = round2.values(data, nothing)
+    assert both["a moving"] == f"{d.mean():+.2f} (95 %: {low:+.2f} to {high:+.2f})"
+    assert both["a moving zh"] == f"{d.mean():+.2f}（95 %：{low:+.2f} 至 {high:+.2f}）"
+    assert round2.values(nothing, data)["a scale"] == "?"
     data.runs = [row for row in data.runs if row["run"] != "a-nam-6"]
     text = "5 of 6 pairs are finished so far in Paddle, and there is no verdict"
     assert text in round2.values(data, nothing)["gate only"]
