@@ -8,7 +8,7 @@ submodule that uses it.
 # Paddle, the first gzip file that is read crashes the process (inflateReset2, segmentation fault).
 import zlib  # noqa: F401
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 
 def setup(seed=0, data=None, language=None):
