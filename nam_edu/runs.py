@@ -35,7 +35,10 @@ class Run:
     @cached_property
     def network(self):
         self._refuse_another_run()
-        return self._load(*newest_state(self.folder))
+        state = newest_state(self.folder)
+        if state is None:
+            raise self._gone()
+        return self._load(*state)
 
     @cached_property
     def best(self):
@@ -46,15 +49,17 @@ class Run:
     def _refuse_another_run(self):
         """Weights are read when they are asked for: by then the folder may be gone, or hold the
         weights of a later run."""
-        there = (self.folder / "run.json").exists() and read_about(self.folder) == self.about
-        if not there or newest_state(self.folder) is None:
-            raise TrainingError(
-                words(
-                    "{folder} does not hold this run any more: ask for its network before "
-                    "another run takes the folder, or train that into a folder of its own (out=)",
-                    folder=self.folder,
-                )
+        if not (self.folder / "run.json").exists() or read_about(self.folder) != self.about:
+            raise self._gone()
+
+    def _gone(self):
+        return TrainingError(
+            words(
+                "{folder} does not hold this run any more: ask for its network before "
+                "another run takes the folder, or train that into a folder of its own (out=)",
+                folder=self.folder,
             )
+        )
 
     def _load(self, arrays, meta):
         network = build_network(self.recipe, self.attention)
