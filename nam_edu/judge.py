@@ -29,6 +29,7 @@ from .baselines import ConstantGate, build_attention
 from .data import Split, channel_statistics, load_data
 from .evaluation import constant_gates, mean_interval, predict, slot_gates
 from .findings import ALIVE, MARGIN_2, used, useful
+from .machinery.channels_last import check_shape_kept
 from .machinery.checks import whole_number
 from .machinery.errors import ArgumentError
 from .machinery.language import words
@@ -204,16 +205,7 @@ def _numbers_of(layer, channels, size):
     for mode in (layer.train, layer.eval):
         mode()
         y = layer(x)
-        if not isinstance(y, paddle.Tensor) or y.shape != x.shape:
-            shape = tuple(y.shape) if isinstance(y, paddle.Tensor) else type(y).__name__
-            raise ArgumentError(
-                words(
-                    "the layer makes {after} of a map of shape {before}: an attention keeps the "
-                    "shape of its map",
-                    after=shape,
-                    before=tuple(x.shape),
-                )
-            )
+        check_shape_kept(x, y)
         weights = paddle.to_tensor(rng.normal(size=tuple(x.shape)).astype(np.float32))
         (y * weights).sum().backward()
         slopes = [t.grad for t in (x, *layer.parameters()) if t.grad is not None]

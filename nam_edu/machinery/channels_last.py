@@ -433,6 +433,19 @@ def _end_of_block(layers, attention, x, shortcut, last):
     return onednn.gate(bn, x, *_folded(bn), shortcut, moments)
 
 
+def check_shape_kept(x, y):
+    """Raises ArgumentError where y, what an attention made of the map x, is no map of its shape."""
+    if not isinstance(y, paddle.Tensor) or y.shape != x.shape:
+        raise ArgumentError(
+            words(
+                "the layer makes {after} of a map of shape {before}: an attention keeps the "
+                "shape of its map",
+                after=tuple(y.shape) if isinstance(y, paddle.Tensor) else type(y).__name__,
+                before=tuple(x.shape),
+            )
+        )
+
+
 def _attended(attention, x, last):
     """attention(x) in the layout of x. Raises ArgumentError where it is a layer of somebody's own
     that does not keep the shape of its map."""
@@ -441,15 +454,7 @@ def _attended(attention, x, last):
     given = _turned(x, last, False)
     y = attention(given)
     if paddle.in_dynamic_mode():
-        if not isinstance(y, paddle.Tensor) or y.shape != given.shape:
-            raise ArgumentError(
-                words(
-                    "the layer makes {after} of a map of shape {before}: an attention keeps the "
-                    "shape of its map",
-                    after=tuple(y.shape) if isinstance(y, paddle.Tensor) else type(y).__name__,
-                    before=tuple(given.shape),
-                )
-            )
+        check_shape_kept(given, y)
     return _turned(y, False, last)
 
 

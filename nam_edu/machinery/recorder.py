@@ -52,18 +52,17 @@ class Recorder(Callback):
     # -- state
 
     def _velocities(self):
-        """(our name, Paddle's name) of the optimizer's state of every trainable parameter."""
+        """(our name of its velocity, Paddle's, the parameter) of every trainable parameter."""
         for name, parameter in self.network.named_parameters():
             if not parameter.stop_gradient:
-                yield f"optimizer/{name}.velocity", f"{parameter.name}_velocity_0"
+                yield f"optimizer/{name}.velocity", f"{parameter.name}_velocity_0", parameter
 
     def save(self):
         arrays = {f"network/{n}": a for n, a in checkpoint.state_arrays(self.network).items()}
-        state, parameters = self.optimizer.state_dict(), dict(self.network.named_parameters())
-        for ours, theirs in self._velocities():
-            name = ours[len("optimizer/") : -len(".velocity")]
+        state = self.optimizer.state_dict()
+        for ours, theirs, parameter in self._velocities():
             # Paddle has none for a parameter that no gradient reached so far: it stands still.
-            still = np.zeros(parameters[name].shape, np.float32)
+            still = np.zeros(parameter.shape, np.float32)
             arrays[ours] = state[theirs].numpy() if theirs in state else still
         arrays.update({f"gamma/{n}": np.stack(rows) for n, rows in self.gamma.items()})
         meta = {
@@ -131,7 +130,7 @@ class Recorder(Callback):
 
     def restore(self, arrays, meta):
         checkpoint.assign_all(self.network, checkpoint.weights_of(arrays), self.folder)
-        missing = [ours for ours, _ in self._velocities() if ours not in arrays]
+        missing = [ours for ours, *_ in self._velocities() if ours not in arrays]
         missing += [f"gamma/{name}" for name in self.gamma if f"gamma/{name}" not in arrays]
         if missing:
             raise TrainingError(
@@ -146,7 +145,9 @@ class Recorder(Callback):
         self.optimizer.set_state_dict(
             {
                 "LR_Scheduler": schedule.state_dict(),  # Paddle 2.6 asks for it
-                **{theirs: paddle.to_tensor(arrays[ours]) for ours, theirs in self._velocities()},
+                **{
+                    theirs: paddle.to_tensor(arrays[ours]) for ours, theirs, _ in self._velocities()
+                },
             }
         )
         self.epoch, self.log, self.best_top1 = meta["epoch"], meta["log"], meta["best_top1"]
