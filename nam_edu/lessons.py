@@ -286,19 +286,19 @@ def small_run(name, progress=False, **changes) -> Run:
 
 
 def lesson_run() -> Run:
-    """The run of lesson 4. If lesson 4 was not run here: the run that comes with the package, which
-    was trained on CIFAR-100; on Shapes-100 a small one, trained in seconds."""
+    """The run of lesson 4, if it was made here and has NAM layers. Else the run that comes with the
+    package, which was trained on CIFAR-100; on Shapes-100 a small one, trained in seconds."""
     kept = finished_run("lesson4")
-    if kept is not None:
+    if kept is not None and kept.gamma_history:
         return kept
+    if kept is None:
+        why = words("Lesson 4 was not run here")
+    else:
+        why = words("The network of lesson 4 has no NAM layer")
     if locate_cifar100() is not None:
-        print(
-            words(
-                "Lesson 4 was not run here: the network that comes with the course is used instead."
-            )
-        )
+        print(words("{why}: the network that comes with the course is used instead.", why=why))
         return shipped()
-    print(words("Lesson 4 was not run here: a small network is trained instead."))
+    print(words("{why}: a small network is trained instead.", why=why))
     return small_run("small")
 
 

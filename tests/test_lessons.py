@@ -15,6 +15,7 @@ from nam_edu import backend, lessons
 from nam_edu.attention import ChannelNAM
 from nam_edu.machinery.errors import NamEduError
 from nam_edu.resnet import BasicBlock, BottleneckBlock
+from nam_edu.runs import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,6 +46,20 @@ def test_without_cifar100_small_ones_are_trained(nothing_trained, monkeypatch):
     assert lessons.lesson_run() == "small"
     assert lessons.lesson_pair() == {"nam": "pair-nam", "none": "pair-none"}
     assert nothing_trained == ["small", "pair-nam", "pair-none"]
+
+
+def test_a_network_without_nam_is_not_looked_at(nothing_trained, monkeypatch, capsys):
+    """Who trained lesson 4 with another attention finds lesson 6 in order all the same."""
+    recipe = lessons.lesson_recipe(small=True, attention="eca")
+    kept = Run(Path(), recipe, log=[], gamma_history={}, about={})
+    monkeypatch.setattr(lessons, "finished_run", lambda name: kept)
+    monkeypatch.setattr(lessons, "locate_cifar100", lambda: None)
+    assert lessons.lesson_run() == "small"
+    assert capsys.readouterr().out == (
+        "The network of lesson 4 has no NAM layer: a small network is trained instead.\n"
+    )
+    kept.gamma_history["layer1.0.attention.channel"] = np.ones((1, 8))
+    assert lessons.lesson_run() is kept
 
 
 def test_gates_of_a_new_network():
