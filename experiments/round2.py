@@ -8,6 +8,7 @@ A verdict is given once all runs of its part are finished, and not before.
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from types import SimpleNamespace
 
@@ -40,6 +41,15 @@ GATED = {  # kinds of run with a gate, and what says whether it is useful
     "a-nam-times-c": "a-half",
     f"a-nam-gamma-decay-{protocol.GAMMA_DECAY:g}": "a-half",
     "a-nam-gate-only": "a-half",
+}
+
+
+INSIDE = {  # what is told of a layer: columns of the gates, lowest and highest, digits
+    "mean γ": ("gamma_mean", "gamma_mean", 4),
+    "W · C": ("weight_low", "weight_high", 2),
+    "gate": ("gate_low", "gate_high", 3),
+    "spread of the gate": ("gate_std", "gate_std", 4),
+    "of its channel means": ("gate_profile_std", "gate_profile_std", 4),
 }
 
 
@@ -210,13 +220,12 @@ def gate_words(data, kind):
     gate, over the finished runs; the words are None before the part is finished. None where no run
     is there."""
     part = part_of(kind.partition("-")[0], data)
-    epochs = {r["run"]: r["epochs"] for r in part.runs if kind_of(r["run"]) == kind}
+    own = {row["run"] for row in part.runs if kind_of(row["run"]) == kind}
     spreads = {}
-    for row in data.gates:
-        if epochs.get(row["run"]) == row["epoch"]:
-            spreads.setdefault(row["run"], []).append(float(row["gate_std"]))
-    fixed = [r for r in data.fixed if r["run"] in epochs and r["layer"] == "all"]
-    if not epochs:
+    for row in at_the_end(data, kind):
+        spreads.setdefault(row["run"], []).append(float(row["gate_std"]))
+    fixed = [row for row in data.fixed if row["run"] in own and row["layer"] == "all"]
+    if not own:
         return None
     costs = {
         column: [float(r["top1"]) - float(r[f"top1_{column}"]) for r in fixed]
@@ -230,7 +239,7 @@ def gate_words(data, kind):
         words = [protocol.alive(spreads), protocol.used(least), protocol.useful(useful)]
     liveliest = [max(of_layers) for of_layers in spreads.values()]
     return (
-        len(epochs),
+        len(own),
         (min(liveliest), max(liveliest)),
         [statistics.mean(c) for c in costs.values()],
         *words,
@@ -261,6 +270,26 @@ def word_table(data):
     return table(head, rows) if rows else ""
 
 
+def inside_table(data, kind="b-nam"):
+    """A row per layer of a kind of run with a gate, at its end, over all of its finished runs."""
+    end = at_the_end(data, kind)
+    rows = []
+    for layer in dict.fromkeys(row["layer"] for row in end):
+        own = [row for row in end if row["layer"] == layer]
+        rows.append([layer.removesuffix(".attention.channel")])
+        for low, high, digits in INSIDE.values():
+            values = [float(row[low]) for row in own], [float(row[high]) for row in own]
+            rows[-1].append(f"{min(values[0]):.{digits}f} to {max(values[1]):.{digits}f}")
+    return table(["layer", *INSIDE], rows) if rows else ""
+
+
+def at_the_end(data, kind):
+    """The rows of the gates of a kind of run, after the last epoch."""
+    part = part_of(kind.partition("-")[0], data)
+    epochs = {r["run"]: r["epochs"] for r in part.runs if kind_of(r["run"]) == kind}
+    return [row for row in data.gates if epochs.get(row["run"]) == row["epoch"]]
+
+
 def repeat_table(data, pilot_curves):
     """Top-1 after each epoch of the run that was made twice."""
     again = ROUND_2["round2-repeat"][0]
@@ -286,12 +315,13 @@ def repeat_table(data, pilot_curves):
 # ---------------------------------------------------------------------------------------- words
 
 
-def sentence(question, values, word, more=""):
-    """The protocol's sentence for an outcome, with its numbers."""
+def sentence(question, values, word, *marks):
+    """The protocol's sentence for an outcome, with its marks, less the empty ones, and numbers."""
+    marked = f" ({'; '.join(mark for mark in marks if mark)})" if any(marks) else ""
     text = protocol.SENTENCES[question][word]
     (low, high), (low_90, high_90) = (protocol.interval(values, c) for c in (0.95, 0.90))
     return (
-        f"- **{text}**{more}: {statistics.mean(values):+.2f} (95 %: {low:+.2f} to {high:+.2f}; "
+        f"- **{text}**{marked}: {statistics.mean(values):+.2f} (95 %: {low:+.2f} to {high:+.2f}; "
         f"90 %: {low_90:+.2f} to {high_90:+.2f}; {len(values)} pairs)."
     )
 
@@ -309,22 +339,22 @@ def in_short(data):
             lines.append(f"- {label[0].upper()}{label[1:]}: {part.progress}")
             continue
         found = outcomes(part)
-        cut = f" ({part.cut})" if part.cut else ""
         if name == "b":
             confirmed = found[0][2].startswith("equal")
-            mark = "" if confirmed else ", as an exploratory result"
-            lines.append(sentence(protocol.QUESTION_B, *found[0][1:], cut))
-            lines.append(sentence(protocol.SECOND_B, *found[1][1:], cut + mark))
+            mark = "" if confirmed else "exploratory, since the first did not come out as equal"
+            lines.append(sentence(protocol.QUESTION_B, *found[0][1:], part.cut))
+            lines.append(sentence(protocol.SECOND_B, *found[1][1:], part.cut, mark))
         elif name == "c":
-            lines.append(sentence(protocol.QUESTION_C, *found[0][1:], cut))
+            lines.append(sentence(protocol.QUESTION_C, *found[0][1:], part.cut))
         elif name == "rates":
-            lines.append(sentence(protocol.RATES_QUESTION, *found[0][1:], cut + ", exploratory"))
+            lines.append(sentence(protocol.RATES_QUESTION, *found[0][1:], part.cut, "exploratory"))
         else:
             by_word = {}
             for title, values, word in found:
                 text = f"{title} ({statistics.mean(values):+.2f})"
                 by_word.setdefault(protocol.SENTENCES["A: each contrast"][word], []).append(text)
             said = "; ".join(f"{word}: {', '.join(titles)}" for word, titles in by_word.items())
+            cut = f" ({part.cut})" if part.cut else ""
             lines.append(f"- Part A{cut}, after Holm's correction: {said}.")
     if not_made:
         lines.append(f"- Not made, for want of time: {', '.join(not_made)}.")
@@ -332,6 +362,18 @@ def in_short(data):
 
 
 def values(data, on_gpu):
+    """Every number in the text about the second round, {name: text}; names that begin with "gpu"
+    are of the round in PyTorch, and so are those of part B."""
+    in_pytorch = contrast_values(part_of("a", on_gpu))
+    return {
+        **contrast_values(part_of("a", data)),
+        **{f"gpu {name}": text for name, text in in_pytorch.items()},
+        **long_values(on_gpu),
+        **gate_only_values(data, on_gpu),
+    }
+
+
+def gate_only_values(data, on_gpu):
     """What the pages say of the printed equation, NAM's gate without the product, beside NAM: from
     the round in PyTorch where part A is finished there, else in Paddle."""
     part = part_of("a", on_gpu)
@@ -339,10 +381,8 @@ def values(data, on_gpu):
     if not part.finished:
         part, where, where_zh = part_of("a", data), "in Paddle", "用 Paddle"
     found = part.differences({"a-nam-gate-only": 1, "a-nam": -1})
-    contrasts = contrast_values(part_of("a", data))
     if not part.finished:
         return {
-            **contrasts,
             "gate only": f"{len(found)} of {len(part.seeds)} pairs are finished so far {where}, "
             "and there is no verdict before all of them are",
             "gate only zh": f"到目前为止，{where_zh} 的 {len(part.seeds)} 对中完成了 "
@@ -350,7 +390,6 @@ def values(data, on_gpu):
         }
     mean, (low, high) = statistics.mean(found), protocol.interval(found, 0.95)
     return {
-        **contrasts,
         "gate only": f"{where} the gate alone differs from NAM by {mean:+.2f} points of top-1 over "
         f"{len(found)} seeds (95 % interval {low:+.2f} to {high:+.2f})",
         "gate only zh": f"{where_zh} 训练 {len(found)} 个种子，只返回门控的网络与 NAM 平均相差 "
@@ -359,6 +398,7 @@ def values(data, on_gpu):
 
 
 SHORT = {  # contrasts of part A: what the pages call their values
+    "constant ½ - none": "a constant",
     "initial scale ½ - 1 (2x2)": "a scale",
     "gate ½ - 1 at the same initial scale (2x2)": "a gate",
     "NAM, W times C - constant ½": "a moving",
@@ -369,13 +409,44 @@ def contrast_values(part):
     """{name: "+2.0 (95 %: +1.0 to +3.0)"} of some contrasts of part A, and in Chinese."""
     said = {}
     for title, name in SHORT.items():
-        found = part.differences(protocol.CONTRASTS[title])
-        said[name] = said[f"{name} zh"] = "?"
-        if len(found) > 1:
-            mean, (low, high) = statistics.mean(found), protocol.interval(found, 0.95)
-            said[name] = f"{mean:+.2f} (95 %: {low:+.2f} to {high:+.2f})"
-            said[f"{name} zh"] = f"{mean:+.2f}（95 %：{low:+.2f} 至 {high:+.2f}）"
+        said |= said_of(name, part.differences(protocol.CONTRASTS[title]))
     return said
+
+
+def said_of(name, differences, confidence=0.95):
+    """{name: "+2.0 (95 %: +1.0 to +3.0)"} of differences in pairs, and in Chinese."""
+    if len(differences) < 2:
+        return {name: "?", f"{name} zh": "?"}
+    mean, (low, high) = statistics.mean(differences), protocol.interval(differences, confidence)
+    return {
+        name: f"{mean:+.2f} ({100 * confidence:.0f} %: {low:+.2f} to {high:+.2f})",
+        f"{name} zh": f"{mean:+.2f}（{100 * confidence:.0f} %：{low:+.2f} 至 {high:+.2f}）",
+    }
+
+
+def long_values(data):
+    """What part B found, and what is inside its networks of NAM after their last epoch."""
+    from experiments.evidence import between, decay_of, span
+
+    part, end = part_of("b", data), at_the_end(data, "b-nam")
+    found = part.differences({"b-nam": 1, "b-half": -1})
+    said = said_of("b pair", found, 0.90)
+    said |= said_of("b half", part.differences({"b-half": 1, "b-none": -1}))
+    longest = ROUND_2["round2-b"][0].recipe()
+    numbers = {"b D": f"{(d := decay_of(longest)[-1]):.2f}", "b decay": f"{math.exp(-d):.4f}"}
+    if end and len(found) > 1:
+        numbers |= {
+            "b apart": f"{statistics.stdev(found):.2f}",
+            "b gamma": between(span(end, "gamma_mean"), 4),
+            "b weights": between(span(end, "weight_low", "weight_high"), 0),
+            "b gates": between(span(end, "gate_low", "gate_high"), 2),
+            "b spread": f"{span(end, 'gate_std')[1]:.4f}",
+            "b cost": f"{gate_words(data, 'b-nam')[2][0]:+.2f}",
+        }
+    for name in ("b D", "b decay", "b apart", "b gamma", "b weights", "b gates", "b spread"):
+        said[name] = numbers.get(name, "?")
+        said[f"{name} zh"] = said[name].replace(" to ", " 至 ")
+    return {**said, "b cost": numbers.get("b cost", "?")}
 
 
 def gates_in_short(data):
@@ -411,7 +482,7 @@ def origins(data, page="runs2"):
     days = sorted(row["started"] for row in data.runs)
     return (
         f"{len(data.runs)} runs; {'; '.join(said)}; the first started {days[0]}, the last "
-        f"{days[-1]}. Each run's command and recipe stand in [{page}.csv]({page}.csv)."
+        f"{days[-1]}. A row each in [{page}.csv]({page}.csv)."
     )
 
 
@@ -434,6 +505,7 @@ def _tables(data, prefix, page, picture, where):
         "gates": gates_in_short(data),
         "origins": origins(data, page),
         "words": word_table(data),
+        "inside": inside_table(data) or "Not made.",
         "figure": (
             f"![Differences in pairs of the second round, {where}]({picture}.png)"
             if figure_rows(data)

@@ -667,7 +667,18 @@ def a_round(seed, b=(0.0, 1.0), c=0.0, spread=0.2):
     runs("c", {"nam": c, "half": 0.0})
     gated = [r for r in rows if "nam" in r["run"]]
     gates = [
-        {"run": r["run"], "epoch": epoch, "layer": layer, "gate_std": std}
+        {
+            "run": r["run"],
+            "epoch": epoch,
+            "layer": layer,
+            "gamma_mean": "0.5",
+            "weight_low": "0.9",
+            "weight_high": "1.1",
+            "gate_low": "0.4",
+            "gate_high": "0.6",
+            "gate_std": std,
+            "gate_profile_std": "0.001",
+        }
         for r in gated
         for epoch, std in (
             ("1", "0.4"),
@@ -696,6 +707,54 @@ def paired(rows, a, b):
     top1 = {r["run"]: float(r["top1"]) for r in rows}
     seeds = [r["run"].rpartition("-")[2] for r in rows if r["run"].rpartition("-")[0] == a]
     return np.array([top1[f"{a}-{s}"] - top1[f"{b}-{s}"] for s in seeds])
+
+
+def test_what_is_inside_the_networks_of_part_b():
+    """The numbers of the page against results/*-gpu.csv, counted here by other means."""
+    from scipy import stats
+
+    numbers = {"epochs", "seed", "top1", "epoch", "gamma_mean", "weight_low", "weight_high"}
+    numbers |= {"gate_low", "gate_high", "gate_std"}
+
+    def columns(name):
+        with open(ROOT / "results" / f"{name}-gpu.csv", newline="", encoding="utf-8") as file:
+            found = list(csv.DictReader(file))
+        return {
+            c: np.array([float(r[c]) if c in numbers else r[c] for r in found]) for c in found[0]
+        }
+
+    gates, runs = columns("gates"), columns("runs")
+    last = np.char.startswith(gates["run"], "b-nam-") & (gates["epoch"] == 60)
+    end = {column: values[last] for column, values in gates.items()}
+    assert last.sum() == 8 * 12
+    assert value("b gamma") == f"{end['gamma_mean'].min():.4f} to {end['gamma_mean'].max():.4f}"
+    assert value("b weights") == f"{end['weight_low'].min():.0f} to {end['weight_high'].max():.0f}"
+    assert value("b gates") == f"{end['gate_low'].min():.2f} to {end['gate_high'].max():.2f}"
+    assert value("b spread") == f"{end['gate_std'].max():.4f}"
+    d = 10 * 5e-4 * 391 * sum(0.05 * (1 + np.cos(np.pi * e / 60)) for e in range(60))
+    assert (value("b D"), value("b decay")) == (f"{d:.2f}", f"{np.exp(-d):.4f}")
+    by_seed = np.argsort(runs["seed"])
+    nam, half, none = (
+        runs["top1"][by_seed][((runs["epochs"] == 60) & (runs["attention"] == k))[by_seed]]
+        for k in ("nam", "half", "none")
+    )
+    assert value("b apart") == f"{(nam - half).std(ddof=1):.2f}"
+    questions = ROOT / "QUESTIONS.md"
+    for name, page, found, confidence in (
+        ("b pair", questions, nam - half, 0.90),
+        ("b half", PAGES[0], half - none, 0.95),
+    ):
+        low, high = stats.t.interval(confidence, 11, found.mean(), stats.sem(found))
+        of = f"{100 * confidence:.0f} %"
+        assert value(name, page) == f"{found.mean():+.2f} ({of}: {low:+.2f} to {high:+.2f})"
+    page = (ROOT / "results" / "attention.md").read_text(encoding="utf-8")
+    line = re.search(r"<!-- table: gpu inside -->.*?\n\| layer1\.0 \| (.*?) \|\n", page, re.S)[1]
+    first = end["layer"] == "layer1.0.attention.channel"
+    for said, low, high, digits in zip(
+        line.split(" | "), ("gamma_mean", "weight_low"), ("gamma_mean", "weight_high"), (4, 2)
+    ):
+        low, high = end[low][first].min(), end[high][first].max()
+        assert said == f"{low:.{digits}f} to {high:.{digits}f}"
 
 
 def test_what_the_questions_say_of_the_gate_alone():
@@ -760,7 +819,9 @@ def test_the_outcomes_of_a_round():
         assert f"- **{said}**: {np.mean(d):+.2f} (95 %: {low:+.2f} to {high:+.2f};" in text
         # The second question is confirmed only behind an equality.
         second = protocol.SENTENCES[protocol.SECOND_B][gain_word]
-        assert (f"**{second}**, as an exploratory result" in text) == (not equal)
+        assert (
+            f"**{second}** (exploratory, since the first did not come out as equal)" in text
+        ) == (not equal)
         assert "no verdict" not in text
 
 
