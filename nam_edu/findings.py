@@ -87,16 +87,43 @@ def gates_in_pairs(which):
     return {title: values for title, values in found.items() if len(values)}
 
 
-def spreads_of_round_two(which, kind):
-    """The spread of the gate in the liveliest layer of each finished run of a kind, as in
-    "a-nam-times-c", at its end: (runs,)."""
+def gates_of_round_two(which, kind):
+    """The rows of the gates of the finished runs of a kind, as in "a-nam-times-c", at their end; a
+    row is a layer of a run of the second round, `which` of ROUNDS."""
     end = _FILES[which]
     rows = results(f"runs{end}")
     runs = {row["run"]: row for row in rows if row["run"].rpartition("-")[0] == kind}
+    return last_epoch(f"gates{end}", runs)
+
+
+def spreads_of_round_two(which, kind):
+    """The spread of the gate in the liveliest layer of each finished run of a kind, at its end:
+    (runs,)."""
     liveliest = {}
-    for row in last_epoch(f"gates{end}", runs):
+    for row in gates_of_round_two(which, kind):
         liveliest[row["run"]] = max(liveliest.get(row["run"], 0.0), float(row["gate_std"]))
     return np.array(list(liveliest.values()))
+
+
+def layers_of_round_two(which, kind):
+    """{layer: {"gamma", "weight", "gate", "spread": (lowest, highest)}} over the finished runs of a
+    kind, at their end: the layer's mean |gamma|, W times C, the gate, its standard deviation."""
+    columns = {
+        "gamma": ("gamma_mean", "gamma_mean"),
+        "weight": ("weight_low", "weight_high"),
+        "gate": ("gate_low", "gate_high"),
+        "spread": ("gate_std", "gate_std"),
+    }
+    layers = {}
+    for row in gates_of_round_two(which, kind):
+        layers.setdefault(row["layer"].removesuffix(".attention.channel"), []).append(row)
+    return {
+        layer: {
+            name: (min(float(r[low]) for r in rows), max(float(r[high]) for r in rows))
+            for name, (low, high) in columns.items()
+        }
+        for layer, rows in layers.items()
+    }
 
 
 def tinted():

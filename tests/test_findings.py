@@ -1,6 +1,7 @@
 """What the lessons read from results/, and the words, against the report's own code, which counts
 by itself and takes Student's t from SciPy."""
 
+import csv
 import random
 import statistics
 
@@ -161,3 +162,30 @@ def test_gates_of_part_a_as_far_as_they_are_there(which, end, tmp_path, monkeypa
     rows += ["a-nam-times-c-6,9,b,0.9", "a-nam-6,10,a,0.8", "a-nam-times-c-7,10,a,0.04"]
     (tmp_path / "results" / f"gates{end}.csv").write_text("\n".join(rows))
     assert list(findings.spreads_of_round_two(which, "a-nam-times-c")) == [0.07, 0.04]
+
+
+@ROUNDS
+def test_layers_of_the_second_round(which, end, tmp_path, monkeypatch):
+    tables = {
+        f"runs{end}": "run,epochs\nb-nam-16,60\nb-nam-17,60\na-nam-6,10",
+        f"gates{end}": (
+            "run,epoch,layer,gamma_mean,weight_low,weight_high,gate_low,gate_high,gate_std\n"
+            "b-nam-16,60,a.attention.channel,0.2,0.9,1.2,0.4,0.6,0.01\n"
+            "b-nam-16,60,b.attention.channel,0.5,1,1,0.5,0.5,0\n"
+            "b-nam-17,59,a.attention.channel,9,9,9,9,9,9\n"
+            "b-nam-17,60,a.attention.channel,0.1,0.8,1.1,0.45,0.7,0.02\n"
+            "a-nam-6,10,a.attention.channel,8,8,8,8,8,8"
+        ),
+    }
+    read = {name: list(csv.DictReader(text.splitlines())) for name, text in tables.items()}
+    monkeypatch.setattr(findings, "results", lambda name: read.get(name, []))
+    assert findings.layers_of_round_two(which, "b-nam") == {
+        "a": {
+            "gamma": (0.1, 0.2),
+            "weight": (0.8, 1.2),
+            "gate": (0.4, 0.7),
+            "spread": (0.01, 0.02),
+        },
+        "b": {"gamma": (0.5, 0.5), "weight": (1, 1), "gate": (0.5, 0.5), "spread": (0, 0)},
+    }
+    assert findings.layers_of_round_two(which, "c-nam") == {}
