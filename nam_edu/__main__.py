@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ if not __package__:  # run as a file, which is how paddle.distributed.launch run
 
 from . import __version__  # noqa: E402
 from .machinery.errors import ArgumentError, NamEduError, shell_command  # noqa: E402
+from .machinery.files import named  # noqa: E402
 
 
 OF_JUPYTER = ("nbformat", "jupyter_client", "ipykernel", "IPython")  # come with jupyterlab
@@ -166,7 +168,7 @@ def command_train(args):
 
     names = [field.name for field in dataclasses.fields(training.Recipe) if field.name != "data"]
     changes = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
-    if args.resume and args.recipe is None and (Path(args.out) / "run.json").exists():
+    if args.resume and args.recipe is None and (named(args.out) / "run.json").exists():
         recipe = training.change(training.saved_recipe(args.out), **changes)
         data = args.data or recipe.data
     else:
@@ -252,7 +254,7 @@ def command_data(args):
     else:
         found = locate_cifar100()
         for place, path in known_places():
-            print(f"{'found' if path.exists() else '-':<6} {place:<18} {path}")
+            print(f"{'found' if os.path.exists(path) else '-':<6} {place:<18} {path}")
         print(f"CIFAR-100: {found}" if found else how_to_get())
 
 
@@ -309,6 +311,9 @@ def main(arguments=None):
             "aistudio": command_aistudio,
             "doctor": command_doctor,
         }[args.command](args) or 0
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
     except NamEduError as error:
         if hasattr(error, "signal"):  # asked to stop: not a failure of the program
             print(error, file=sys.stderr)
@@ -340,4 +345,6 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # a path in Chinese, written to a file in ASCII
+        stream.reconfigure(errors="backslashreplace")
     sys.exit(main())

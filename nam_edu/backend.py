@@ -243,7 +243,7 @@ def runs_elsewhere():
     """
     named = os.environ.get("NAM_EDU_RUNS")
     if named:
-        return Path(named).expanduser()
+        return Path(os.path.expanduser(named))
     if AISTUDIO_WORK.is_dir() and os.access(AISTUDIO_WORK, os.W_OK):
         return AISTUDIO_WORK
     return None

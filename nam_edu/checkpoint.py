@@ -14,7 +14,7 @@ import numpy as np
 
 from .machinery import safe_pickle
 from .machinery.errors import NamEduError
-from .machinery.files import new_file
+from .machinery.files import named, new_file
 from .machinery.language import words
 
 MAX_UNPACKED = 2**31  # bytes of arrays in one file; ResNet-152 with its optimizer takes 0.5 GB
@@ -153,7 +153,7 @@ def read_weights(path):
     Takes *.npz and *.pdparams (of this package, of the original tutorial, of paddle.vision).
     Raises CheckpointError.
     """
-    path = Path(path).expanduser()
+    path = named(path)
     if not path.is_file():
         raise CheckpointError(words("there is no weights file {path}", path=path))
     if path.suffix == ".npz":

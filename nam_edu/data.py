@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import math
 import os
 import urllib.request
@@ -19,7 +20,7 @@ from .machinery.cifar_archive import (
     superclasses,
     write_archive,
 )
-from .machinery.files import file_md5, new_file
+from .machinery.files import file_md5, named, new_file
 from .machinery.language import words
 from .machinery.shapes100 import load_shapes100
 
@@ -52,29 +53,39 @@ CIFAR100_STD = (0.2673, 0.2564, 0.2762)
 def known_places():
     """(what it is, path) of every place where CIFAR-100 is looked for, in order."""
     if os.environ.get("NAM_EDU_CIFAR100"):
-        yield "NAM_EDU_CIFAR100", Path(os.environ["NAM_EDU_CIFAR100"]).expanduser()
+        yield "NAM_EDU_CIFAR100", named(os.environ["NAM_EDU_CIFAR100"])
     mount = Path("data/data76994") / CIFAR100_FILE
     yield "AI Studio's mount", mount
     yield "AI Studio's mount", Path("/home/aistudio") / mount
-    yield "Paddle's cache", Path("~/.cache/paddle/dataset/cifar").expanduser() / CIFAR100_FILE
+    yield "Paddle's cache", named("~/.cache/paddle/dataset/cifar") / CIFAR100_FILE
 
 
 def locate_cifar100(path=None):
     """The path of the CIFAR-100 archive, or None where there is none.
 
     Looks at the given path; then NAM_EDU_CIFAR100; AI Studio's mount; Paddle's cache. A path that
-    was named by the user (the first two) and is not there raises ArchiveError.
+    was named by the user (the first two) and is not there raises ArchiveError, and so does a
+    folder in NAM_EDU_CIFAR100.
     """
     if path is not None:
-        if not Path(path).expanduser().exists():
+        if not named(path).exists():
             raise ArchiveError(
                 words(
                     "there is no file {path}: check the path given with --data (data=)", path=path
                 )
             )
-        return Path(path).expanduser()
+        return named(path)
     for place, candidate in known_places():
-        if candidate.exists():
+        if place == "NAM_EDU_CIFAR100" and os.path.isdir(candidate):
+            raise ArchiveError(
+                words(
+                    "NAM_EDU_CIFAR100 says {path}, which is a folder: let it say where the file "
+                    "{name} itself is",
+                    path=candidate,
+                    name=CIFAR100_FILE,
+                )
+            )
+        if os.path.exists(candidate):  # not Path.exists, which raises in a locked home folder
             return candidate
         if place == "NAM_EDU_CIFAR100":
             raise ArchiveError(
@@ -109,14 +120,15 @@ def download_cifar100(folder=None, *, url=CIFAR100_URL, md5=CIFAR100_MD5):
     """
     from tqdm import tqdm
 
-    folder = Path(folder or "~/.cache/paddle/dataset/cifar").expanduser()
+    folder = named(folder or "~/.cache/paddle/dataset/cifar")
     target = folder / CIFAR100_FILE
     if target.exists() and file_md5(target) == md5:
         return target
     digest = hashlib.md5()
     try:
         with new_file(target) as file, urllib.request.urlopen(url, timeout=30) as response:
-            length = int(response.headers.get("Content-Length") or 0) or None
+            length = response.headers.get("Content-Length") or ""
+            length = int(length) if length.isdecimal() else None
             with tqdm(total=length, unit="B", unit_scale=True, desc="CIFAR-100") as bar:
                 while block := response.read(1 << 20):
                     file.write(block)
@@ -132,7 +144,7 @@ def download_cifar100(folder=None, *, url=CIFAR100_URL, md5=CIFAR100_MD5):
                         md5=md5,
                     )
                 )
-    except OSError as error:  # URLError and time-outs are OSErrors
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         raise ArchiveError(
             words(
                 "could not download {url} into {folder}: {error}; check the network and the "
@@ -151,6 +163,20 @@ def load_data(name):
         return name
     if name == "shapes100":
         return load_shapes100()
+    if name == "given":
+        raise ArchiveError(
+            words(
+                "the images of this run were handed over in Python: hand them over again (data=), "
+                "or give the path of their archive with --data"
+            )
+        )
+    if not isinstance(name, (str, os.PathLike)):
+        raise ArchiveError(
+            words(
+                "data must be an Archive, a path, or the name of a data set, not {kind}",
+                kind=type(name).__name__,
+            )
+        )
     if name == "cifar100":
         path = locate_cifar100()
         if path is None:

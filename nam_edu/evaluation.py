@@ -19,6 +19,7 @@ import paddle.nn.functional as F
 from .attention import ChannelNAM, nam_layers
 from .baselines import ChannelNAMGateOnly, ConstantGate
 from .data import Split, normalise
+from .machinery.checks import whole_number
 from .machinery.errors import ArgumentError
 from .machinery.inference import inference_mode, outputs
 from .machinery.language import words
@@ -206,8 +207,18 @@ def predict(network, images, batch_size=256):
                 kind=type(network).__name__,
             )
         )
+    if isinstance(images, Split):
+        raise TypeError(words("images are wanted, not a Split: take split.images"))
     if not len(images):
         raise ValueError(words("there are no images"))
+    if not hasattr(network, "normalization"):
+        raise ArgumentError(
+            words(
+                "the network does not say how its images are normalised: set "
+                "network.normalization = (mean, std), three numbers each, of pixels scaled to 0-1"
+            )
+        )
+    batch_size = whole_number("batch_size", batch_size)
     batches = (
         paddle.to_tensor(normalise(images[start : start + batch_size], *network.normalization))
         for start in range(0, len(images), batch_size)
@@ -291,7 +302,7 @@ def weight_shares(gamma):
     """
     magnitude = np.abs(np.asarray(gamma, np.float64))
     total = magnitude.sum()
-    return magnitude / total if total > 0 else np.full(len(magnitude), 1 / len(magnitude))
+    return magnitude / total if total != 0 else np.full(len(magnitude), 1 / len(magnitude))
 
 
 def gamma_table(history):
@@ -388,6 +399,8 @@ def gate_maps(network, images, layer, batch_size=256):
     """The gates of one NAM layer, by its name, over uint8 images (N, 3, H, W), in inference mode:
     (N, C, h, w). Raises ValueError where the network has no NAM layer of this name."""
     layers, kept = dict(nam_layers(network)), []
+    if not layers:
+        raise ValueError(words("the network has no NAM layer"))
     if layer not in layers:
         raise ValueError(
             words(

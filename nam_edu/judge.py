@@ -34,7 +34,7 @@ from .machinery.checks import whole_number
 from .machinery.errors import ArgumentError
 from .machinery.language import words
 from .machinery.progress import counted
-from .recipes import OWN, build_network, change, own_name, random_numbers_kept
+from .recipes import OWN, build_network, change, own_name, random_numbers_kept, refuse_no_recipe
 from .resnet import resnet
 from .training import fit
 
@@ -290,6 +290,8 @@ def judge(
 
     Raises ArgumentError for what cannot be judged, and what `fit` raises.
     """
+    refuse_no_recipe(recipe)
+    refuse_no_recipe(constant_recipe or recipe)
     if not isinstance(seeds, Iterable) or isinstance(seeds, str):
         raise ArgumentError(
             words("seeds must be a list of whole numbers, not {seeds!r}", seeds=seeds)
@@ -314,6 +316,8 @@ def judge(
     fingerprint(gate, slots_of(recipe))  # before anything is trained: it refuses what is no gate
     archive = load_data(recipe.data if data is None else data)
     split = archive.test if split is None else split
+    if not len(split):
+        raise ArgumentError(words("there are no images"))
     if constant == "own":
         constant = first_gate(recipe, gate, archive.train, seeds[0])
     control = constant_gate(constant)

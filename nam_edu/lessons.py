@@ -25,18 +25,7 @@ from .machinery.errors import NamEduError, shell_command
 from .machinery.language import words
 from .machinery.progress import counted as counted  # for the cells that train or evaluate a lot
 from .tints import tint_archive
-from .training import (
-    Run,
-    Stopped,
-    TrainingError,
-    change,
-    fit,
-    load_data,
-    open_run,
-    recipe,
-    saved_recipe,
-    shipped,
-)
+from .training import Run, Stopped, TrainingError, change, fit, load_data, open_run, recipe, shipped
 
 
 class LessonError(NamEduError):
@@ -66,10 +55,14 @@ TINTS = {
 }
 
 
-@cache
 def lesson_data():
     """The `Archive` of the lessons, read once; a printed line says which it is."""
-    if locate_cifar100() is not None:
+    return _data_at(locate_cifar100())  # CIFAR-100 may arrive while a notebook is open
+
+
+@cache
+def _data_at(path):
+    if path is not None:
         archive, name = load_data("cifar100"), "CIFAR-100"
     else:
         archive = load_data("shapes100")
@@ -164,7 +157,7 @@ def _number(value):
     """A guess or a result as a number, or None: a word, or whatever else somebody wrote."""
     try:
         return None if isinstance(value, str) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -273,8 +266,8 @@ def small_run(name, progress=False, **changes) -> Run:
     if kept is not None and _is_of(kept.recipe, wanted):
         return kept
     try:
-        stopped = _is_of(saved_recipe(lesson_folder(name)), wanted)
-    except TrainingError:
+        stopped = _is_of(open_run(lesson_folder(name)).recipe, wanted)
+    except TrainingError:  # also of one that has lost its states
         stopped = False
     try:
         return fit(

@@ -141,6 +141,7 @@ def _say(where, sentence):
 def _values(values):
     """Numbers as text: "from 0.1 to 0.5", or one of them where all are equal."""
     values = np.asarray(values, float)
+    _refuse_nothing(values.ravel(), words("there is nothing to draw"))
     low, high = _number(np.nanmin(values)), _number(np.nanmax(values))
     return low if low == high else words("from {low} to {high}", low=low, high=high)
 
@@ -241,6 +242,7 @@ def _course_of(curves, xlabel, ylabel, title, hlines):
 @styled
 def bars(names, groups, xlabel, ylabel, title="", *, horizontal=False, labels=None, height=2.6):
     """Bars for {label: values}, one per name and group; `labels` are written at their ends."""
+    _refuse_nothing(groups, words("there is nothing to draw"))
     figure, axes = _figure(height=height)
     axis, names = axes[0, 0], [str(n) for n in names]
     for label, values in groups.items():
@@ -284,9 +286,11 @@ def histograms(
     limits=None,
 ):
     """A row of panels {title: {label: values}}, each with the histograms of its values."""
+    _refuse_nothing(panels, words("there is nothing to draw"))
     figure, axes = _figure(1, len(panels), height=height)
     for axis, (title, groups) in zip(axes[0], panels.items()):
         both = np.concatenate([np.ravel(v) for v in groups.values()])
+        _refuse_nothing(both, words("there is nothing to draw"))
         edges = np.linspace(*(limits or (both.min(), both.max())), bins + 1)
         for i, (label, values) in enumerate(groups.items()):
             axis.hist(
@@ -373,9 +377,18 @@ def _refuse_nothing(given, said):
 def images(pictures, titles=None, columns=10, *, size=None):
     """A grid of images (3, H, W) uint8, or maps (H, W), each with a title."""
     _refuse_nothing(pictures, words("there are no images"))
+    titles = list(titles) if titles is not None else []
+    if titles and len(titles) < len(pictures):
+        raise ValueError(
+            words(
+                "there are {pictures} pictures, but only {titles} titles",
+                pictures=len(pictures),
+                titles=len(titles),
+            )
+        )
     rows = -(-len(pictures) // columns)
     size = size or PAGE / columns
-    title_lines = max((str(t).count("\n") + 1 for t in titles), default=0) if titles else 0
+    title_lines = max((str(t).count("\n") + 1 for t in titles), default=0)
     figure, axes = _figure(
         rows, columns, height=rows * (size + 0.16 * title_lines + 0.04), width=columns * size
     )
@@ -426,6 +439,7 @@ def heatmap(
 ):
     """A matrix in colours, with its numbers written in."""
     values = np.asarray(values, float)
+    _refuse_nothing(values[~np.isnan(values)], words("there is nothing to draw"))
     height = height or 0.9 + 0.24 * len(values)
     figure, axes = _figure(height=height, width=width)
     axis = axes[0, 0]
@@ -846,6 +860,7 @@ def superclass_confusion(confusion, names):
 def overlays(images, maps, titles, names):
     """A row for each image (3, H, W) uint8: the image, named, and beside it the image under each of
     its maps (h, w), from 0 to 1, enlarged to it."""
+    _refuse_nothing(images, words("there are no images"))
     figure, axes = _figure(
         len(images),
         1 + len(titles),
@@ -883,6 +898,7 @@ def overlays(images, maps, titles, names):
 def seeds(groups, ylabel, title="", *, ax=None):
     """Runs as points, {label: {seed: value}}; runs of one seed are joined by a line. A legend names
     the seeds, unless they are drawn into axes that are given."""
+    _refuse_nothing(groups, words("there is nothing to draw"))
     figure, axis = (None, ax) if ax is not None else _figure(height=2.8, width=5.2)
     axis, labels = axis if ax is not None else axis[0, 0], list(groups)
     for i, seed in enumerate(sorted(set.intersection(*(set(g) for g in groups.values())))):
@@ -1228,7 +1244,19 @@ def gate_channels(gates, weights, title=""):
     )
     axis.grid(False, axis="x")
     axis.legend(loc="upper right", ncols=3)
-    first, second = channels[order[0]], channels[order[1]]
+    first = channels[order[0]]
+    if len(order) == 1:
+        _say(
+            figure,
+            words(
+                "{layer}, the gates of its only channel: from {lowest:.2f} to {highest:.2f}.",
+                layer=title or words("a layer").capitalize(),
+                lowest=first.min(),
+                highest=first.max(),
+            ),
+        )
+        return figure
+    second = channels[order[1]]
     _say(
         figure,
         words(
@@ -1255,6 +1283,7 @@ def image_gates(images, gates, titles=None):
     """Images (3, H, W) uint8 in a row, and below each the gate of one channel over it, (h, w), in
     colours from 0 to 1."""
     count = len(images)
+    _refuse_nothing(images, words("there are no images"))
     figure, axes = _figure(2, count, height=0.3 + 2 * 0.98 * PAGE / (count + 0.6))
     for column, (image, gate) in enumerate(zip(images, gates)):
         axes[0, column].imshow(_picture(image))

@@ -185,6 +185,17 @@ def recipe(name, **changes):
     return change(RECIPES[name], **changes)
 
 
+def refuse_no_recipe(recipe):
+    """Raise TrainingError for anything but a `Recipe`, such as the name of one."""
+    if not isinstance(recipe, Recipe):
+        raise TrainingError(
+            words(
+                'recipe must be a Recipe, as recipe("quick") gives one, not {kind}',
+                kind=type(recipe).__name__,
+            )
+        )
+
+
 def change(base, **changes):
     """A copy of a recipe with some fields changed."""
     changes = _renamed(changes)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from . import checkpoint
 from .machinery.errors import TrainingError
+from .machinery.files import named
 from .machinery.language import words
 from .machinery.run_folder import newest_state, read_about
 from .recipes import RECIPES, Recipe, build_network, choose_attention, recipe_of
@@ -32,10 +33,13 @@ class Run:
     about: dict
     attention: object = None
 
+    def __post_init__(self):
+        object.__setattr__(self, "_at", self.folder.absolute())  # wherever Python goes later
+
     @cached_property
     def network(self):
         self._refuse_another_run()
-        state = newest_state(self.folder)
+        state = newest_state(self._at)
         if state is None:
             raise self._gone()
         return self._load(*state)
@@ -43,13 +47,13 @@ class Run:
     @cached_property
     def best(self):
         self._refuse_another_run()
-        path = self.folder / "best.npz"
+        path = self._at / "best.npz"
         return self._load(*checkpoint.read_weights(path)) if path.exists() else self.network
 
     def _refuse_another_run(self):
         """Weights are read when they are asked for: by then the folder may be gone, or hold the
         weights of a later run."""
-        if not (self.folder / "run.json").exists() or read_about(self.folder) != self.about:
+        if not (self._at / "run.json").exists() or read_about(self._at) != self.about:
             raise self._gone()
 
     def _gone(self):
@@ -75,7 +79,7 @@ def open_run(folder, attention=None):
     can be read without it. Raises TrainingError where there is no run, nothing was saved yet, or
     the callable is not the one that the run was trained with.
     """
-    folder = Path(folder).expanduser()
+    folder = named(folder)
     about = read_about(folder)
     state = newest_state(folder)
     if state is None:
@@ -96,7 +100,7 @@ def open_run(folder, attention=None):
 
 def saved_recipe(folder):
     """The recipe of the run in a folder; raises TrainingError where there is none."""
-    return recipe_of(read_about(Path(folder).expanduser())["recipe"])
+    return recipe_of(read_about(named(folder))["recipe"])
 
 
 SHIPPED_NAMES = ("shipped", "shipped-none")  # of the command line

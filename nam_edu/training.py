@@ -10,7 +10,6 @@ import os
 import sys
 import time
 import zlib
-from pathlib import Path
 
 import numpy as np
 import paddle
@@ -22,7 +21,7 @@ from .augmentation import Augmentation
 from .baselines import ATTENTIONS
 from .data import Archive, Batches, channel_statistics, load_data
 from .machinery.errors import Stopped, TrainingError, shell_command
-from .machinery.files import write_text
+from .machinery.files import named, write_text
 from .machinery.language import words
 from .machinery.progress import stops_read_well
 from .machinery.recorder import Progress, Recorder, signals_go_to
@@ -37,6 +36,7 @@ from .recipes import (
     own_name,
     random_numbers_kept,
     recipe,
+    refuse_no_recipe,
 )
 from .runs import Run, load_network, open_run, saved_recipe, shipped
 
@@ -155,13 +155,7 @@ def fit(
     Raises TrainingError (see the message; `Stopped` after Ctrl-C or SIGTERM), ArchiveError for the
     data.
     """
-    if not isinstance(recipe, Recipe):
-        raise TrainingError(
-            words(
-                'recipe must be a Recipe, as recipe("quick") gives one, not {kind}',
-                kind=type(recipe).__name__,
-            )
-        )
+    refuse_no_recipe(recipe)
     if not isinstance(data, (Archive, str, os.PathLike, type(None))):
         raise TrainingError(
             words(
@@ -197,7 +191,10 @@ def fit(
     if ranks > 1:
         paddle.distributed.init_parallel_env()
         progress = progress and rank == 0
-    folder = Path(out).expanduser()
+    folder = named(out)
+    if overwrite and (folder / "run.json").exists():
+        with paddle.utils.unique_name.guard():
+            build_network(recipe, attention)  # what fails here must not cost the run that is there
     fingerprint = zlib.crc32(train.fine.tobytes(), zlib.crc32(np.ascontiguousarray(train.images)))
     with locked(folder) if rank == 0 else contextlib.nullcontext():
         if rank == 0 and not prepare_folder(folder, recipe, fingerprint, resume, overwrite):

@@ -73,7 +73,8 @@ def test_solution(number, capsys):
 
 
 @pytest.mark.parametrize("number", CHECKERS)
-def test_the_text_of_an_exercise_stands_beside_its_solution_too(number):
+@pytest.mark.parametrize("notebooks", [NOTEBOOKS, NOTEBOOKS / "zh"])
+def test_the_text_of_an_exercise_stands_beside_its_solution_too(notebooks, number):
     def before(folder, kind):
         for path in sorted(folder.glob("0*.ipynb")):
             cells = nbformat.read(path, as_version=4).cells
@@ -81,7 +82,7 @@ def test_the_text_of_an_exercise_stands_beside_its_solution_too(number):
                 if f"{kind}-{number}" in cell.metadata.get("tags", ()):
                     return text.source
 
-    assert before(NOTEBOOKS, "exercise").endswith(before(NOTEBOOKS / "solutions", "solution"))
+    assert before(notebooks, "exercise").endswith(before(notebooks / "solutions", "solution"))
 
 
 def test_unknown_exercise_and_an_answer_that_raises(capsys):

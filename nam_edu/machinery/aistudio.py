@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from . import doctor
 from .errors import NamEduError
-from .files import new_file
+from .files import named, new_file
 
 LIMIT = 5 * 2**20  # bytes
 FIRST_PAGE = "notebooks/aistudio/main.ipynb"
@@ -127,7 +127,7 @@ def write_bundle(target="nam-edu-aistudio.zip", root=None):
             f"there is no {FIRST_PAGE} in {root}: the bundle is made from a clone of "
             "the repository, not from an installed package"
         )
-    target = Path(target)
+    target = named(target)
     if target.is_dir():
         raise BundleError(f"{target} is a folder: give the name of a file with --out")
     members, origin = course_files(root)

@@ -9,13 +9,12 @@ import pickle
 import tarfile
 import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from . import safe_pickle
 from .errors import NamEduError
-from .files import new_file
+from .files import named, new_file
 from .language import words
 
 CIFAR100_FILE = "cifar-100-python.tar.gz"
@@ -47,6 +46,8 @@ class Split:
 
     def __post_init__(self):
         _refuse_what_is_no_split(self)
+        for name in ("fine", "coarse"):  # the class is frozen
+            object.__setattr__(self, name, np.asarray(getattr(self, name), np.int64))
         table = (
             np.full(100, -1, np.int64)
             if self.superclass_of is None
@@ -55,7 +56,7 @@ class Split:
         unknown = table[self.fine] < 0
         table[self.fine[unknown]] = self.coarse[unknown]
         _refuse_two_superclasses(table[self.fine] != self.coarse, self.fine, self.fine_names)
-        object.__setattr__(self, "superclass_of", table)  # the class is frozen
+        object.__setattr__(self, "superclass_of", table)
 
     def __len__(self):
         return len(self.images)
@@ -79,6 +80,10 @@ def _refuse_what_is_no_split(split):
             "coarse labels: each image needs one of both"
         )
     for values, count, kind in zip(labels, (100, 20), ("fine", "coarse")):
+        if np.asarray(values).dtype.kind not in "iu":
+            raise ArchiveError(
+                f"{kind} labels must be whole numbers, not {np.asarray(values).dtype}"
+            )
         if len(values) and not 0 <= np.min(values) <= np.max(values) < count:
             raise ArchiveError(
                 f"{kind} labels lie between 0 and {count - 1}, but there is one of "
@@ -155,7 +160,7 @@ def read_archive(path):
     Any number of images is accepted. Nothing in the file is executed (see `safe_pickle`).
     Raises ArchiveError, in one sentence, for whatever is wrong with the file.
     """
-    path = Path(path).expanduser()
+    path = named(path)
     if not path.exists():
         raise ArchiveError(words("there is no file {path}", path=path))
     if path.is_dir():
@@ -193,13 +198,20 @@ def _read_members(path):
                     if name in members:
                         raise ArchiveError(f"it holds {name!r} twice")
                     members[name] = tar.extractfile(member).read()
-    except gzip.BadGzipFile:
-        raise ArchiveError(
-            words("it is not a gzip file: a CIFAR-100 archive is a .tar.gz")
-        ) from None
-    except (EOFError, zlib.error, tarfile.TarError, ValueError, OverflowError) as error:
+    except (
+        gzip.BadGzipFile,  # also for a wrong checksum, behind the members
+        EOFError,
+        zlib.error,
+        tarfile.TarError,
+        ValueError,
+        OverflowError,
+    ) as error:
         if isinstance(error, ArchiveError):
             raise
+        if isinstance(error, gzip.BadGzipFile) and not seen:
+            raise ArchiveError(
+                words("it is not a gzip file: a CIFAR-100 archive is a .tar.gz")
+            ) from None
         raise ArchiveError(
             words("it is truncated or damaged ({error}): fetch it again", error=error)
         ) from None
@@ -311,6 +323,15 @@ def write_archive(path, archive):
     archive shows are written into `meta`, which CIFAR-100 itself does not need.
     """
 
+    path = named(path)
+    for name, split in (("train", archive.train), ("test", archive.test)):
+        shape = split.images.shape
+        if not shape[0] or shape[2:] != (SIZE, SIZE):
+            raise ArchiveError(
+                f"the images of {name!r} have the shape {shape}: the format needs one image or "
+                f"more of (3, {SIZE}, {SIZE})"
+            )
+
     def split_content(split):
         return {
             b"data": np.ascontiguousarray(split.images.reshape(len(split), -1)),
@@ -354,4 +375,4 @@ def write_archive(path, archive):
             info = tarfile.TarInfo(f"cifar-100-python/{name}")
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    return Path(path)
+    return path

@@ -192,6 +192,7 @@ def _examine():
                 + cure("requirements-base.txt", name.split(" or ")[0])
             )
     yield from _examine_paddle(missing)
+    yield from _examine_settings()
     yield from _examine_folders(missing)
 
 
@@ -230,6 +231,19 @@ def _examine_paddle(missing):
                 f"{'paddlepaddle' if cpu else 'paddlepaddle-gpu'}"
             )
     yield from problems(cpu, gpu, version, has_nvidia_gpu(), cuda_build)
+
+
+def _examine_settings():
+    """What is wrong with the variables that name a language or a profile."""
+    from ..backend import profile
+    from .language import refuse_other_languages
+
+    for name, refuse in (("NAM_EDU_LANG", refuse_other_languages), ("NAM_EDU_PROFILE", profile)):
+        if os.environ.get(name):
+            try:
+                refuse()
+            except ValueError as error:
+                yield str(error)
 
 
 def _examine_folders(missing):

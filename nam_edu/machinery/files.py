@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
 from pathlib import Path
+
+from .language import words
+
+
+def named(path):
+    """The `Path` that a person wrote: "~" is the home folder. Where there is none, it stays."""
+    return Path(os.path.expanduser(path))
 
 
 @contextlib.contextmanager
@@ -14,9 +22,13 @@ def new_file(target):
     """Open a new binary file that takes the place of `target` only once it was written whole.
 
     It is written under another name in the same folder, flushed to the disk, and renamed; whatever
-    goes wrong before that leaves the old `target` as it was.
+    goes wrong before that leaves the old `target` as it was. Raises FileExistsError for a folder,
+    or a device such as /dev/null, which a file must not take the place of.
     """
-    target = Path(target).expanduser()
+    target = named(target)
+    if target.exists() and not target.is_file():
+        text = words("it is no ordinary file, and is not replaced: give another name")
+        raise FileExistsError(errno.EEXIST, text, str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .checks import whole_number
-from .files import file_md5, new_file
+from .files import file_md5, named, new_file
 from .language import language, words_in
 from .submissions import HOME, GradingError, answer_names, is_open, needed, submissions
 
@@ -97,9 +97,11 @@ def _package():
 
 def _writable(table):
     """The path of the table, which must be writable before an hour of work, not after it."""
-    table = Path(table)
+    table = named(table)
     if table.is_dir():
         raise GradingError(f"{table} is a folder: give the name of a file, such as {table}.csv")
+    if table.exists() and not table.is_file():
+        raise GradingError(f"{table} is no ordinary file: give a name that ends in .csv")
     if table.suffix == ".ipynb":
         raise GradingError(f"{table} would be a notebook: give a name that ends in .csv")
     if not table.absolute().parent.is_dir():

@@ -20,11 +20,16 @@ def choose_language(name):
     """Speak this language from now on: "en" or "zh"; None stands for NAM_EDU_LANG, or English.
     Raises ArgumentError for another."""
     global _chosen
+    refuse_other_languages(name)
+    _chosen = name
+
+
+def refuse_other_languages(name=None):
+    """Raise ArgumentError for a language that there is not; None stands for NAM_EDU_LANG."""
     wanted = name if name is not None else os.environ.get("NAM_EDU_LANG")
     if wanted and _short(wanted) not in LANGUAGES:
         what = "language" if name is not None else "NAM_EDU_LANG"
         raise ArgumentError(f"{what} is {wanted!r}: choose one of {', '.join(LANGUAGES)}")
-    _chosen = name
 
 
 def language():

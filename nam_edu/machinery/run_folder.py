@@ -28,6 +28,7 @@ from .language import words
 
 # run.json last: while it is there, the folder is known to be a run's.
 RUN_FILES = ("new.npz", "last.npz", "previous.npz", "best.npz", "gamma.npz", "log.csv", "run.json")
+STATES = ("last.npz", "previous.npz")  # the newest first
 # What `new_file` leaves of them where the process was killed while it was writing.
 LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, RUN_FILES))})\.[a-z0-9_]{{8}}")
 
@@ -57,21 +58,37 @@ def read_about(folder):
 
 
 def newest_state(folder):
-    """(arrays, meta) of the newest training state in a run folder, or None; a damaged one is passed
-    over in favour of the one before it."""
-    for name in ("last.npz", "previous.npz"):
-        path = folder / name
-        if path.exists():
-            try:
-                arrays, meta = checkpoint.read_arrays(path)
-                _check_meta(path, meta)
-                return arrays, meta
-            except checkpoint.CheckpointError as error:
-                print(
-                    words("{error}; going back to the state before it", error=error),
-                    file=sys.stderr,
-                )
+    """(arrays, meta) of the newest training state in a run folder, or None where none was saved
+    yet; a damaged one is passed over in favour of the one before it.
+
+    Raises TrainingError where all that were saved are damaged or gone.
+    """
+    there = [folder / name for name in STATES if (folder / name).exists()]
+    for path in there:
+        try:
+            arrays, meta = checkpoint.read_arrays(path)
+            _check_meta(path, meta)
+            return arrays, meta
+        except checkpoint.CheckpointError as error:
+            if path != there[-1]:
+                said = words("{error}; going back to the state before it", error=error)
+                print(said, file=sys.stderr)
+    if _has_saved(folder):
+        raise TrainingError(
+            words(
+                "the states of the run in {folder}, {names}, are damaged or gone, so it cannot go "
+                "on: put a copy of one back, start again with --overwrite (overwrite=True), or "
+                "choose another folder with --out (out=)",
+                folder=folder,
+                names=", ".join(STATES),
+            )
+        )
     return None
+
+
+def _has_saved(folder):
+    """Whether a run has saved a state, though its states may be gone: log.csv comes after one."""
+    return any((folder / name).exists() for name in (*STATES, "log.csv"))
 
 
 def _check_meta(path, meta):
@@ -103,7 +120,7 @@ def prepare_folder(folder, recipe, fingerprint, resume, overwrite):
     for path in _leftovers(folder):
         path.unlink(missing_ok=True)
     has_run = (folder / "run.json").exists()
-    if has_run and not any((folder / name).exists() for name in ("last.npz", "previous.npz")):
+    if has_run and not _has_saved(folder):
         overwrite, resume = True, False  # it failed before it saved anything: nothing is lost
     if has_run and resume:
         about = read_about(folder)
@@ -156,7 +173,8 @@ def prepare_folder(folder, recipe, fingerprint, resume, overwrite):
             )
         )
     if has_run:
-        for path in [*folder.glob("visualdl/*"), *(folder / name for name in RUN_FILES)]:
+        curves = (path for path in folder.glob("visualdl/*") if not path.is_dir())
+        for path in [*curves, *(folder / name for name in RUN_FILES)]:
             path.unlink(missing_ok=True)
     return False
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from .cifar_archive import Archive, ArchiveError, Split, read_archive, write_archive
 from .checks import whole_number
+from .files import named
 
 VERSION = 1  # raise it whenever the drawing changes: it is part of the name of the cached file
 SIDE = 32  # pixels
@@ -340,7 +341,7 @@ def make_shapes100(path, *, train=TRAIN, test=TEST, seed=0):
     """
     train, test = whole_number("train", train, 1), whole_number("test", test, 1)
     seed = whole_number("seed", seed, 0)
-    path = Path(path)
+    path = named(path)
     advice = "give the path of a file in a folder of your own (--out)"
     if path.is_dir():
         raise ArchiveError(f"{path} is a folder: {advice}")
@@ -375,7 +376,8 @@ def cache_folder():
     """Where the drawn archive is kept: NAM_EDU_CACHE, or ~/.cache/nam_edu, or, where that cannot
     be written to, the system's temporary folder."""
     folder = Path(os.path.expanduser(os.environ.get("NAM_EDU_CACHE") or "~/.cache/nam_edu"))
-    return folder if writable(folder) else Path(tempfile.gettempdir())
+    at_home = folder.parts[:1] == ("~",)  # of somebody who has no home folder
+    return folder if not at_home and writable(folder) else Path(tempfile.gettempdir())
 
 
 def load_shapes100(cache=None):

@@ -8,6 +8,7 @@ define the names it uses.
 from __future__ import annotations
 
 import ast
+import os
 import re
 import symtable
 import unicodedata
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .errors import NamEduError
+from .files import named
 from .language import LANGUAGES
 
 HOME = Path(__file__).resolve().parent.parent.parent
@@ -50,14 +52,16 @@ def submissions(folder, known):
     """Every notebook below a folder, in the order of their names, as a `Submission`.
 
     known: the numbers of the course's exercises. All files are read before any of their code runs.
-    Raises GradingError where there is no such folder, no notebook in it, or two whose names differ
-    only in capitals or in how an accent is written.
+    Raises GradingError where there is no such folder, one that cannot be read, no notebook in it,
+    or two whose names differ only in capitals or in how an accent is written.
     """
-    folder = Path(folder)
+    folder = named(folder)
     if not folder.exists():
         raise GradingError(f"there is no folder {folder}: give the folder of the notebooks")
     if not folder.is_dir():
         raise GradingError(f"{folder} is a file: give the folder that the notebooks are in")
+    for _ in os.walk(folder, onerror=_refuse_unreadable):
+        pass  # rglob passes over what it cannot read
     paths = sorted(
         path
         for path in folder.rglob("*.ipynb")
@@ -72,6 +76,13 @@ def submissions(folder, known):
         if other != name:
             raise GradingError(f"{other} and {name} have the same name: rename one of them")
     return [_read(path, path.relative_to(folder).as_posix(), known) for path in paths]
+
+
+def _refuse_unreadable(error):
+    raise GradingError(
+        f"{error.filename} cannot be read ({error.strerror}): its notebooks would be missing from "
+        "the table"
+    )
 
 
 def _read(path, name, known):
