@@ -17,19 +17,21 @@ import paddle
 import paddle.nn as nn
 import paddle.nn.functional as F
 
+from .machinery.checks import whole_number
 from .machinery.language import words
 
 
 def gamma_weights(gamma):
     """The share of each scale factor in the sum of their magnitudes: |gamma_i| / sum_j |gamma_j|.
 
-    (C,) -> (C,), non-negative, sums to 1. Where every gamma is zero each weight is 1/C.
+    (C,) -> (C,), non-negative, sums to 1. Where every gamma is zero each weight is 1/C; where one
+    is NaN, all weights are.
     Source: the W of equations (2) and (3).
     """
     magnitude = gamma.abs()
     # Where all are zero, ones take their place before the division: 0/0 would send NaN into the
-    # gradient. The test is ">", since Paddle's "==" takes 1e-9 for 0.
-    magnitude = paddle.where(magnitude.sum() > 0, magnitude, paddle.ones_like(magnitude))
+    # gradient. The test is "<=", since Paddle's "==" takes 1e-9 for 0, and ">" NaN for 0.
+    magnitude = paddle.where(magnitude.sum() <= 0, paddle.ones_like(magnitude), magnitude)
     return magnitude / magnitude.sum()
 
 
@@ -53,7 +55,10 @@ class FoldedBatchNorm(nn.BatchNorm2D):
         return w_gamma * gamma, w_gamma * beta
 
     def forward(self, x):
+        self._check_input_dim(x)
         scale, shift = self.folded()
+        if self.training and paddle.in_dynamic_mode() and x.size == shift.size:
+            return shift.reshape(x.shape)  # one value per feature: Paddle would return x, not beta
         return F.batch_norm(
             x,
             self._mean,
@@ -91,12 +96,16 @@ class ChannelNAM(nn.Layer):
         detach_weights: treat W as a constant in the backward pass, as the authors' released code
             does; by default the gradient flows through W.
 
+    Raises:
+        ArgumentError: channels is not a positive whole number.
+
     `.bn` is the BatchNorm2D that holds gamma (`.bn.weight`), beta (`.bn.bias`) and the running
     statistics; calling it gives the logits W * BN(x).
     """
 
     def __init__(self, channels, *, detach_weights=False):
         super().__init__()
+        channels = whole_number("channels", channels)
         self.bn = FoldedBatchNorm(channels, detach_weights=detach_weights)
 
     def logits(self, x):
@@ -119,13 +128,14 @@ class SpatialNAM(nn.Layer):
         detach_weights: as in `ChannelNAM`.
 
     Raises:
+        ArgumentError: size is not made of positive whole numbers.
         ValueError: a map of another size (there is one lambda per pixel, so the size is fixed).
     """
 
     def __init__(self, size, *, detach_weights=False):
         super().__init__()
         height, width = (size, size) if isinstance(size, Integral) else size
-        self.size = (int(height), int(width))
+        self.size = whole_number("height", height), whole_number("width", width)
         # Pixels take the place of channels: they are the last axis of (N, C, 1, H*W).
         self.bn = FoldedBatchNorm(
             self.size[0] * self.size[1], detach_weights=detach_weights, data_format="NHWC"

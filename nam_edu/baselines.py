@@ -38,7 +38,7 @@ class SE(nn.Layer):
         reduction: r; the hidden layer has C // r units.
 
     Raises:
-        ArgumentError: channels is not a positive whole number.
+        ArgumentError: channels or reduction is not a positive whole number.
 
     Deviations from the paper:
         - Both fully connected layers have biases, as in the authors' released Caffe models (where
@@ -49,7 +49,7 @@ class SE(nn.Layer):
     def __init__(self, channels, *, reduction=16):
         super().__init__()
         channels = whole_number("channels", channels)
-        hidden = max(1, channels // reduction)
+        hidden = max(1, channels // whole_number("reduction", reduction))
         self.fc1 = nn.Linear(channels, hidden)
         self.fc2 = nn.Linear(hidden, channels)
 
@@ -69,7 +69,7 @@ class CBAMChannel(nn.Layer):
     def __init__(self, channels, *, reduction=16):
         super().__init__()
         channels = whole_number("channels", channels)
-        hidden = max(1, channels // reduction)
+        hidden = max(1, channels // whole_number("reduction", reduction))
         self.mlp = nn.Sequential(
             nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels)
         )
@@ -113,7 +113,7 @@ class CBAM(nn.Layer):
         reduction: r; the hidden layer of the shared MLP has C // r units.
 
     Raises:
-        ArgumentError: channels is not a positive whole number.
+        ArgumentError: channels or reduction is not a positive whole number.
 
     Deviations from the paper:
         - The MLP has biases, as in the authors' released code; equation (2) prints none.

@@ -181,8 +181,9 @@ def fingerprint(f, slots=((8, (6, 6)),)):
     weights, outputs and gradients on maps of noise. The kept runs of a gate that was changed since
     are not its own.
 
-    Raises ArgumentError for a layer that changes the shape of its map, and for one that makes
-    something else of a 0 than 0: it adds, where a gate multiplies.
+    Raises ArgumentError for a layer that changes the shape of its map, for one that makes NaN or
+    infinity of it, and for one that makes something else of a 0 than 0: it adds, where a gate
+    multiplies.
     """
     f, numbers = with_own_numbers(f, 0), []
     with paddle.utils.unique_name.guard(), random_numbers_kept():
@@ -211,7 +212,16 @@ def _numbers_of(layer, channels, size):
         slopes = [t.grad for t in (x, *layer.parameters()) if t.grad is not None]
         numbers += [float((y * weights).sum()), *(float(g.abs().sum()) for g in slopes)]
     holes = paddle.to_tensor(rng.random(tuple(x.shape)) < 0.7).astype("float32")
-    if float((layer(x.detach() * holes) * (1 - holes)).abs().max()) != 0:
+    y = layer(x.detach() * holes)
+    if not bool(paddle.isfinite(y).all()):
+        raise ArgumentError(
+            words(
+                "the layer makes NaN or infinity of a map of shape {shape}, some of whose values "
+                "are 0: does it divide by 0, or take the standard deviation of one pixel?",
+                shape=tuple(x.shape),
+            )
+        )
+    if float((y * (1 - holes)).abs().max()) != 0:
         raise ArgumentError(
             words(
                 "the layer adds something to its map: where the map is 0, what it gives out is "

@@ -60,13 +60,14 @@ def slowest(notebook):
         for cell in notebook.cells
         if "shell.execute_reply" in cell.metadata.get("execution", {})
     ]
-    return max(
+    times = [
         (
             (moment(c, "shell.execute_reply") - moment(c, "iopub.execute_input")).total_seconds(),
             c.id,
         )
         for c in ran
-    )
+    ]
+    return max(times, default=(0.0, "none"))  # a page without code
 
 
 def refresh(path):
@@ -80,8 +81,7 @@ def refresh(path):
     ).execute()
     seconds, cell = slowest(notebook)
     tidy(notebook)
-    nbformat.validate(notebook)
-    nbformat.write(notebook, path)
+    translation.write(notebook, path)
     if translation.twin_of(path).is_file():
         translation.outputs([translation.name_of(path)])
     print(

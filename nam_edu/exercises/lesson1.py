@@ -137,6 +137,15 @@ def exercise_1_2(answer):
     small = numbers(call(answer, np.array([3e-9, -1e-9])), (2,))
     if not same(small, np.array([0.75, 0.25])):
         raise Wrong("gammas of 3e-9 and -1e-9 are small, not zero: their shares are 3/4 and 1/4")
+    for other in ([1.0, -3.0, 2.0], [-3.0, -1.0], [0.0, 2.0]):
+        other = np.array(other)
+        got = numbers(call(answer, other), other.shape)
+        if not same(got, np.abs(other) / np.abs(other).sum()):
+            raise Wrong(
+                "gammas of {gamma} give {got}; whether all are 0 is a question to the magnitudes",
+                gamma=other,
+                got=np.round(got, 4),
+            )
     return right("the weights are shares, and gamma is left alone.")
 
 
@@ -178,7 +187,7 @@ def exercise_1_3(answer):
 
 @checker("1.4")
 def exercise_1_4(answer):
-    gamma, upstream = np.array([2.0, -1.0, 1.0, 0.5]), np.array([1.0, -2.0, 0.5, 3.0])
+    gamma, upstream = np.array([2.0, -1.0, 1.0, 0.5]), np.array([1.0, -2.0, 0.5, -3.0])
 
     def w(gamma):
         return np.abs(gamma) / np.abs(gamma).sum()

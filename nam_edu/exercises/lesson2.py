@@ -142,9 +142,11 @@ def _filled(layer, gamma, beta):
 
 
 def _run(layer, x, coef):
-    """Values in training, gradient of gamma, running mean; then the values in inference."""
+    """Values in training, gradient of gamma, running mean; then the values in inference, before and
+    after gamma has changed once more; gradient of the map."""
     layer.train()
-    out = layer(paddle.to_tensor(x))
+    given = paddle.to_tensor(x, stop_gradient=False)
+    out = layer(given)
     if out is None:
         raise Wrong("the layer's forward gives back None: is a `return` missing?")
     values = finite(numbers(out, x.shape))
@@ -152,11 +154,15 @@ def _run(layer, x, coef):
     grad = layer.bn.weight.grad
     running = layer.bn._mean.numpy().copy()
     layer.eval()
+    inference = numbers(layer(paddle.to_tensor(x)))
+    layer.bn.weight.set_value(layer.bn.weight.flip(0))
     return (
         values,
         None if grad is None else grad.numpy(),
         running,
+        inference,
         numbers(layer(paddle.to_tensor(x))),
+        None if given.grad is None else given.grad.numpy(),
     )
 
 
@@ -174,6 +180,11 @@ def _layers(answer, make_right):
 
 
 def _same_in_inference(mine, theirs):
+    if mine[5] is None or not same(mine[5], theirs[5], 1e-3):
+        raise Wrong(
+            "the values are right, but the gradient that goes back to the map is not: x itself "
+            "must not be a constant"
+        )
     if not same(mine[2], theirs[2], 1e-4):
         raise Wrong(
             "the running mean was not kept as a batch norm keeps it: in training it moves a tenth "
@@ -184,6 +195,8 @@ def _same_in_inference(mine, theirs):
             "right in training; but in inference, after layer.eval(), the result still depends on "
             "the other images of the batch"
         )
+    if not same(mine[4], theirs[4], 1e-4):
+        raise Wrong("right the first time; when gamma changes after that, W stays what it was")
 
 
 @checker("2.4")

@@ -187,6 +187,8 @@ def exercise_7_3(answer):
         ([60.3, 63.4, 58.2, 61.35], [60, 63, 58, 61], [0.01] * 4, [0.1, 0.2, 0.1, 0.15]),
         ([62.0, 65.1, 60.2, 63.05], [60, 63, 58, 61], [0.2] * 4, [2, 3, 2.5, 2.2]),
         ([62.1, 65.2, 60.1, 63.05], [60, 63, 58, 61], [0.2] * 4, [0.1, 0.2, 0.1, 0.15]),
+        ([61, 62, 60.5, 61.5], [60] * 4, [0.2] * 4, [0.6, 0.9, 0.5, 0.8]),
+        ([61, 62, 60.2, 61.5], [60] * 4, [0.2] * 4, [0.1, 0.2, 0.1, 0.15]),
     ]
     tables = [tuple(np.array(column, float) for column in table) for table in tables]
 
@@ -381,6 +383,12 @@ def exercise_7_4(answer):
         )
     if not np.allclose(given.numpy(), x, atol=1e-5):
         raise Wrong("the result is right, but the map that was given is changed after the call")
+    layer.eval()
+    if not same(numbers(layer(given))[:1], numbers(layer(given[:1])), 1e-4):
+        raise Wrong(
+            "right in training; but in inference, after layer.eval(), the result still depends on "
+            "the other images of the batch"
+        )
     return right("one number for each image and pixel, and 0 stays 0.")
 
 

@@ -44,7 +44,7 @@ def whole_number(name, value, low=1, high=None, error=ArgumentError):
     return int(value)
 
 
-def _is_number(value):
+def is_number(value):
     """Whether a value is a finite number: True and "3" are none."""
     try:
         return (
@@ -80,7 +80,7 @@ def _whole(name, value, limits):
 
 def _number(name, value, limits):
     low = limits.get("low", 0)
-    if not _is_number(value) or value < low:
+    if not is_number(value) or value < low:
         raise TrainingError(
             words(
                 "{name} must be a number of at least {low}, not {value!r}",
@@ -140,7 +140,7 @@ def _colours(name, value, limits):
     if (
         not isinstance(value, (tuple, list, np.ndarray))
         or len(value) != 3
-        or not all(_is_number(v) and v > above for v in value)
+        or not all(is_number(v) and v > above for v in value)
     ):
         limit = "" if above == -math.inf else words(" above {above}", above=above)
         raise TrainingError(
