@@ -367,6 +367,7 @@ def values(data, on_gpu):
     in_pytorch = contrast_values(part_of("a", on_gpu))
     return {
         **contrast_values(part_of("a", data)),
+        **rate_values(part_of("rates", data)),
         **{f"gpu {name}": text for name, text in in_pytorch.items()},
         **long_values(on_gpu),
         **gate_only_values(data, on_gpu),
@@ -421,6 +422,18 @@ def said_of(name, differences, confidence=0.95):
     return {
         name: f"{mean:+.2f} ({100 * confidence:.0f} %: {low:+.2f} to {high:+.2f})",
         f"{name} zh": f"{mean:+.2f}（{100 * confidence:.0f} %：{low:+.2f} 至 {high:+.2f}）",
+    }
+
+
+def rate_values(part):
+    """The best rate of each network and the difference between the two, once all runs are there."""
+    if not part.finished:
+        return dict.fromkeys(("rate none", "rate half", "rates", "rates zh"), "?")
+    best = {k: kind.rpartition("-")[2] for k, kind in best_rates(part).items()}
+    return {
+        "rate none": best["none"],
+        "rate half": best["half"],
+        **said_of("rates", outcomes(part)[0][1]),
     }
 
 

@@ -757,6 +757,25 @@ def test_what_is_inside_the_networks_of_part_b():
         assert said == f"{low:.{digits}f} to {high:.{digits}f}"
 
 
+def test_what_the_page_says_of_the_rates():
+    from scipy import stats
+
+    with open(ROOT / "results" / "runs2.csv", newline="", encoding="utf-8") as file:
+        runs = {row["run"]: float(row["top1"]) for row in csv.DictReader(file)}
+    best = {}
+    for name in ("none", "half"):
+        tried = {
+            rate: np.array([runs[f"rates-{name}-rate-{rate}-{seed}"] for seed in (12, 13, 14, 15)])
+            for rate in ("0.05", "0.1", "0.2")
+        }
+        rate = max(tried, key=lambda rate: tried[rate].mean())
+        assert value(f"rate {name}") == rate
+        best[name] = tried[rate]
+    d = best["half"] - best["none"]
+    low, high = stats.t.interval(0.95, 3, d.mean(), stats.sem(d))
+    assert value("rates") == f"{d.mean():+.2f} (95 %: {low:+.2f} to {high:+.2f})"
+
+
 def test_what_the_questions_say_of_the_gate_alone():
     from scipy import stats
 
