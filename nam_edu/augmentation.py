@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .machinery.checks import is_number, whole_number
+from .machinery.checks import number, whole_number
 from .machinery.errors import ArgumentError
 from .machinery.language import words
 
@@ -36,16 +36,7 @@ class Augmentation:
     def __post_init__(self):
         whole_number("crop_padding", self.crop_padding, 0)
         for name in ("brightness", "contrast", "rotation"):
-            value = getattr(self, name)
-            if not is_number(value) or value < 0:
-                raise ArgumentError(
-                    words(
-                        "{name} must be a number of at least {low}, not {value!r}",
-                        name=name,
-                        low=0,
-                        value=value,
-                    )
-                )
+            number(name, getattr(self, name))
 
     def __call__(self, images, rng):
         """Augment uint8 images (N, 3, H, W) -> uint8 (N, 3, H, W) with a numpy Generator.

@@ -44,7 +44,22 @@ def whole_number(name, value, low=1, high=None, error=ArgumentError):
     return int(value)
 
 
-def is_number(value):
+def number(name, value, low=0, error=ArgumentError):
+    """`value` as a float, if it is a finite number of at least `low`. Raises `error`, which names
+    the argument."""
+    if not _is_number(value) or value < low:
+        raise error(
+            words(
+                "{name} must be a number of at least {low}, not {value!r}",
+                name=name,
+                low=low,
+                value=value,
+            )
+        )
+    return float(value)
+
+
+def _is_number(value):
     """Whether a value is a finite number: True and "3" are none."""
     try:
         return (
@@ -79,17 +94,7 @@ def _whole(name, value, limits):
 
 
 def _number(name, value, limits):
-    low = limits.get("low", 0)
-    if not is_number(value) or value < low:
-        raise TrainingError(
-            words(
-                "{name} must be a number of at least {low}, not {value!r}",
-                name=name,
-                low=low,
-                value=value,
-            )
-        )
-    return float(value)
+    return number(name, value, limits.get("low", 0), TrainingError)
 
 
 def _switch(name, value, limits):
@@ -140,7 +145,7 @@ def _colours(name, value, limits):
     if (
         not isinstance(value, (tuple, list, np.ndarray))
         or len(value) != 3
-        or not all(is_number(v) and v > above for v in value)
+        or not all(_is_number(v) and v > above for v in value)
     ):
         limit = "" if above == -math.inf else words(" above {above}", above=above)
         raise TrainingError(

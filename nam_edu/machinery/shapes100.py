@@ -375,7 +375,7 @@ def writable(folder):
 def cache_folder():
     """Where the drawn archive is kept: NAM_EDU_CACHE, or ~/.cache/nam_edu, or, where that cannot
     be written to, the system's temporary folder."""
-    folder = Path(os.path.expanduser(os.environ.get("NAM_EDU_CACHE") or "~/.cache/nam_edu"))
+    folder = named(os.environ.get("NAM_EDU_CACHE") or "~/.cache/nam_edu")
     at_home = folder.parts[:1] == ("~",)  # of somebody who has no home folder
     return folder if not at_home and writable(folder) else Path(tempfile.gettempdir())
 
@@ -387,7 +387,7 @@ def load_shapes100(cache=None):
     is damaged, or is not what was drawn, is drawn anew. Raises ArchiveError for a `cache` that
     cannot be written to.
     """
-    folder = cache_folder() if cache is None else Path(os.path.expanduser(cache))
+    folder = cache_folder() if cache is None else named(cache)
     path = folder / f"shapes100-v{VERSION}-{TRAIN}-{TEST}-seed0.tar.gz"
     if path.exists():
         try:
